@@ -1,0 +1,477 @@
+//! The injection of one message, stage by stage: claim, guarded paste, *taken*, guarded submit,
+//! evidence. At most one paste reaches one incarnation; nothing is claimed without evidence.
+
+use super::effect::{Effect, Giveback};
+use super::event::ActResult;
+use super::recover::{self, Findings, Recovery};
+use super::*;
+use crate::core::message::{Evidence, State};
+use crate::core::runtime::{CR, EvidenceSource};
+use crate::core::screen::{Class, Composer};
+
+impl Flight {
+    fn new(entry: Entry, attempt: u32, deaths: u32, stage: Stage, now: Millis) -> Self {
+        Flight { entry, attempt, deaths, stage, tries: 0, busy_at_submit: false, turn_ended: false, started: now }
+    }
+    pub fn id(&self) -> &MessageId {
+        self.entry.id()
+    }
+    /// Whether the text may be in the agent process.
+    fn maybe_injected(&self) -> bool {
+        match &self.stage {
+            Stage::Claiming | Stage::Waiting => false,
+            Stage::ToPaste { .. } => self.tries > 0,
+            _ => true,
+        }
+    }
+}
+
+impl Peer {
+    /// Takes the next waiting message, when the session can take one.
+    pub(super) fn start_flight(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(up) = self.up() else { return };
+        let inc = up.inc;
+        if matches!(up.turn, Turn::Working { .. }) {
+            self.set_hold(Some(Hold::Busy), fx);
+            return;
+        }
+        if self.queue.is_empty() {
+            return;
+        }
+        let entry = self.queue.remove(0);
+        self.flight = Some(Flight::new(entry.clone(), 0, 0, Stage::Claiming, now));
+        self.act(Doing::Claim, Effect::Claim { inc, entry }, fx);
+    }
+
+    pub(super) fn on_claimed(&mut self, id: &MessageId, result: Result<(u32, u32), String>, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.as_mut().filter(|f| f.id() == id && f.stage == Stage::Claiming) else { return };
+        match result {
+            Ok((attempt, deaths)) => {
+                flight.attempt = attempt;
+                flight.deaths = deaths;
+                flight.stage = Stage::ToPaste { guard: None, leave_mode: false };
+            }
+            Err(error) => {
+                // Nothing was typed and nothing will be until a claim stands.
+                let entry = flight.entry.clone();
+                self.flight = None;
+                self.enqueue(entry.clone());
+                self.look_at(now + RETRY_MS);
+                self.set_hold(Some(Hold::UnknownScreen), fx);
+                fx.push(Effect::Report { inc: self.inc(), id: entry.id().clone(), state: State::Held, reason: Some(format!("store: {error}")), evidence: None, attempt: 0 });
+            }
+        }
+    }
+
+    /// The next act of the flight, if one is due.
+    pub(super) fn drive_flight(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(up) = self.up() else { return };
+        let (inc, seed, look_due) = (up.inc, up.seed_due, up.look_due);
+        let Some(flight) = self.flight.as_mut() else { return };
+        let (id, entry, attempt) = (flight.id().clone(), flight.entry.clone(), flight.attempt);
+        let input = &self.definition.input;
+        let key = input.submit.clone();
+        match &mut flight.stage {
+            Stage::Claiming => {}
+            Stage::ToPaste { guard, leave_mode } => {
+                let facts = guard.clone().unwrap_or_else(|| Guard { facts: input.guard.facts(id.as_str(), "") });
+                let leave_mode = *leave_mode;
+                let at_once = input.taken.is_empty() && input.settle_ms == 0 && key.0 == CR;
+                flight.tries += 1;
+                let submit = at_once.then_some(key);
+                self.act(Doing::Paste, Effect::Paste { inc, entry, attempt, guard: facts, seed, leave_mode, submit }, fx);
+            }
+            Stage::Waiting => {
+                if look_due.is_none_or(|due| due <= now) {
+                    self.act(Doing::Look, Effect::Look { inc }, fx);
+                }
+            }
+            Stage::Pasted { next, .. } => {
+                if *next <= now {
+                    if input.settle_ms > 0 {
+                        self.act(Doing::Probe, Effect::Probe { inc, id }, fx);
+                    } else {
+                        self.act(Doing::Submit, Effect::Submit { inc, id, attempt: 1, key }, fx);
+                    }
+                }
+            }
+            Stage::Settling { until, .. } => {
+                if *until <= now {
+                    self.act(Doing::Submit, Effect::Submit { inc, id, attempt: 1, key }, fx);
+                }
+            }
+            Stage::Submitted { at, attempt: done, unknown } => {
+                let (at, done, unknown) = (*at, *done, *unknown);
+                let retry = RESUBMIT_AT_MS.get(done as usize - 1).map(|ms| at + ms);
+                match retry {
+                    Some(due) if due <= now => self.act(Doing::Submit, Effect::Submit { inc, id, attempt: done + 1, key }, fx),
+                    None if !unknown && at + RESUBMIT_AT_MS[2] + EVIDENCE_WAIT_MS <= now => self.call_unknown(now, fx),
+                    None if unknown && look_due.is_some_and(|due| due <= now) => {
+                        // Evidence may have been missed: look for it again, never type again.
+                        if let Some(flight) = self.flight.as_mut() {
+                            flight.stage = Stage::Inquiring { after: AfterInquiry::StayUnknown { at, attempt: done } };
+                        }
+                        self.act(Doing::Inquire, Effect::Inquire { entry }, fx);
+                    }
+                    _ => {}
+                }
+            }
+            Stage::Inquiring { .. } => self.act(Doing::Inquire, Effect::Inquire { entry }, fx),
+        }
+    }
+
+    fn call_unknown(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let inc = self.inc();
+        self.look_at(now + HOLD_RECHECK_MS);
+        let Some(flight) = self.flight.as_mut() else { return };
+        if let Stage::Submitted { unknown, .. } = &mut flight.stage {
+            *unknown = true;
+        }
+        let (id, attempt) = (flight.id().clone(), flight.attempt);
+        if let Some(up) = self.up_mut() {
+            if !up.reported {
+                up.reported = true;
+                fx.push(Effect::WakeFailed { inc: up.inc, reason: "first-message-unproven".into(), detail: "the session is kept".into() });
+            }
+        }
+        fx.push(Effect::Report { inc, id: id.clone(), state: State::Unknown, reason: Some("no-evidence".into()), evidence: None, attempt });
+        fx.push(Effect::Notice { text: format!("{}: message {id} was typed and submitted, but nothing proves that the agent took it; it is not typed again (`iapeer screen {}` shows the screen)", self.identity, self.identity) });
+    }
+
+    /// When the flight wants to be looked at again.
+    pub(super) fn flight_due(&self) -> Option<Millis> {
+        let flight = self.flight.as_ref()?;
+        let look_due = self.up().and_then(|u| u.look_due);
+        match &flight.stage {
+            Stage::Claiming => None,
+            Stage::ToPaste { .. } | Stage::Inquiring { .. } => Some(0),
+            Stage::Waiting => look_due.or(Some(0)),
+            Stage::Pasted { next, .. } => Some(*next),
+            Stage::Settling { until, .. } => Some(*until),
+            Stage::Submitted { unknown: true, .. } => look_due,
+            Stage::Submitted { at, attempt, .. } => {
+                Some(at + RESUBMIT_AT_MS.get(*attempt as usize - 1).copied().unwrap_or(RESUBMIT_AT_MS[2] + EVIDENCE_WAIT_MS))
+            }
+        }
+    }
+
+    pub(super) fn on_pasted(&mut self, id: &MessageId, result: ActResult, now: Millis, fx: &mut Vec<Effect>) {
+        let inc = self.inc();
+        let Some(flight) = self.flight.as_mut().filter(|f| f.id() == id && matches!(f.stage, Stage::ToPaste { .. })) else { return };
+        let attempt = flight.attempt;
+        match result {
+            ActResult::Done { submitted_too } => {
+                flight.tries = 0;
+                flight.stage = Stage::Pasted { at: now, next: now };
+                let id = id.clone();
+                fx.push(Effect::Report { inc, id: id.clone(), state: State::Injected, reason: None, evidence: None, attempt });
+                self.set_hold(None, fx);
+                if let Some(up) = self.up_mut() {
+                    if up.seed_due {
+                        up.seed_due = false;
+                        fx.push(Effect::MarkReady { inc: up.inc, seed_due: false });
+                    }
+                }
+                if submitted_too {
+                    self.entered(&id, 1, now, fx);
+                }
+            }
+            ActResult::Refused(look) => {
+                // The guard refused before the paste, so nothing is in the process.
+                let bound = matches!(flight.stage, Stage::ToPaste { guard: Some(_), .. });
+                let tries = flight.tries;
+                flight.tries = 0;
+                flight.stage = Stage::Waiting;
+                self.seen(&look, now);
+                self.after_refusal(&look, bound && tries > 0, now, fx);
+            }
+            ActResult::Failed(_) => {
+                // It may have happened: the same guarded paste again finds its own mark.
+                flight.stage = Stage::Waiting;
+                self.look_at(now + RETRY_MS);
+            }
+        }
+    }
+
+    /// A look while the message waits unpasted: paste bound to this look, or hold with its reason.
+    pub(super) fn after_refusal(&mut self, look: &Look, already_bound: bool, now: Millis, fx: &mut Vec<Effect>) {
+        let reason = obstacle(look);
+        let working = matches!(self.up().map(|u| &u.turn), Some(Turn::Working { .. }));
+        let inc = self.session_inc();
+        let Some(flight) = self.flight.as_mut() else { return };
+        if look.mark_pasted == format!("{}@{inc}", flight.id()) {
+            flight.stage = Stage::Pasted { at: now, next: now };
+            return;
+        }
+        match reason {
+            None if working => {
+                self.set_hold(Some(Hold::Busy), fx);
+                self.look_at(now + HOLD_RECHECK_MS);
+            }
+            // The screen moved under a bound guard: wait for it to come to rest, do not spin.
+            None if already_bound => self.look_at(now + QUIET_MS),
+            None => {
+                flight.stage = Stage::ToPaste { guard: Some(look.guard()), leave_mode: look.in_mode };
+            }
+            Some(hold) => {
+                let hold = self.dialog_hold(look, hold);
+                self.report_held(hold, fx);
+                self.set_hold(Some(hold), fx);
+                self.look_at(now + HOLD_RECHECK_MS);
+            }
+        }
+    }
+
+    fn session_inc(&self) -> u64 {
+        self.inc().unwrap_or(0)
+    }
+
+    /// A dialog may have a reason of its own: a permission, a login.
+    pub(super) fn dialog_hold(&self, look: &Look, hold: Hold) -> Hold {
+        use crate::core::runtime::DialogHold;
+        match &look.class {
+            Class::Dialog(name) => match self.definition.dialogs.get(name).map(|d| d.hold) {
+                Some(DialogHold::Approval) => Hold::Approval,
+                Some(DialogHold::Login) => Hold::Login,
+                _ => hold,
+            },
+            _ => hold,
+        }
+    }
+
+    fn report_held(&mut self, hold: Hold, fx: &mut Vec<Effect>) {
+        if self.hold == Some(hold) {
+            return;
+        }
+        if let Some(flight) = &self.flight {
+            fx.push(Effect::Report { inc: self.inc(), id: flight.id().clone(), state: State::Held, reason: Some(hold.word().into()), evidence: None, attempt: flight.attempt });
+        }
+    }
+
+    pub(super) fn on_probed(&mut self, id: &MessageId, result: ActResult, now: Millis, fx: &mut Vec<Effect>) {
+        let settle = self.definition.input.settle_ms;
+        let Some(flight) = self.flight.as_mut().filter(|f| f.id() == id) else { return };
+        let Stage::Pasted { at, .. } = flight.stage else { return };
+        match result {
+            ActResult::Done { .. } => flight.stage = Stage::Settling { at, until: now + settle },
+            other => self.not_taken_yet(other, at, now, fx),
+        }
+    }
+
+    pub(super) fn on_submitted(&mut self, id: &MessageId, attempt: u32, result: ActResult, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.as_mut().filter(|f| f.id() == id) else { return };
+        match (&flight.stage, result) {
+            (Stage::Pasted { .. } | Stage::Settling { .. } | Stage::Submitted { .. }, ActResult::Done { .. }) => {
+                let id = id.clone();
+                self.entered(&id, attempt, now, fx);
+            }
+            (Stage::Pasted { at, .. } | Stage::Settling { at, .. }, other) => {
+                let at = *at;
+                self.not_taken_yet(other, at, now, fx);
+            }
+            // A re-Enter that the guard refuses: the composer is no longer provably ours, which is what
+            // a taken submit looks like. Count the attempt and go on waiting for evidence.
+            (Stage::Submitted { at, unknown, .. }, _) => flight.stage = Stage::Submitted { at: *at, attempt, unknown: *unknown },
+            _ => {}
+        }
+    }
+
+    /// The submit guard did not find the paste on the screen.
+    fn not_taken_yet(&mut self, result: ActResult, at: Millis, now: Millis, fx: &mut Vec<Effect>) {
+        if let ActResult::Refused(look) = &result {
+            // A submit that an earlier, interrupted try already made.
+            let inc = self.session_inc();
+            let entered = self.flight.as_ref().and_then(|f| {
+                let mark = format!("{}@{inc}#", f.id());
+                look.mark_entered.strip_prefix(&mark).and_then(|n| n.parse().ok()).map(|n: u32| (f.id().clone(), n))
+            });
+            if let Some((id, n)) = entered {
+                self.entered(&id, n, now, fx);
+                return;
+            }
+            if now.saturating_sub(at) >= TAKEN_CEILING_MS {
+                let hold = obstacle(look).unwrap_or(Hold::UnknownScreen);
+                let hold = self.dialog_hold(look, hold);
+                self.report_held(hold, fx);
+                self.set_hold(Some(hold), fx);
+            }
+        }
+        let waited = now.saturating_sub(at);
+        let gap = match result {
+            ActResult::Failed(_) => RETRY_MS,
+            // Output ends the pause early; these are only the fallbacks.
+            _ if waited < 200 => 2 * TAKEN_GAP_MS,
+            _ if waited < TAKEN_CEILING_MS => 250,
+            _ => HOLD_RECHECK_MS,
+        };
+        if let Some(flight) = self.flight.as_mut() {
+            flight.stage = Stage::Pasted { at, next: now + gap };
+        }
+    }
+
+    fn entered(&mut self, id: &MessageId, attempt: u32, now: Millis, fx: &mut Vec<Effect>) {
+        let inc = self.inc();
+        let busy = matches!(self.up().map(|u| &u.turn), Some(Turn::Working { .. }));
+        let evidence = self.definition.has_evidence();
+        let Some(flight) = self.flight.as_mut() else { return };
+        let first = match flight.stage {
+            Stage::Submitted { at, .. } => at,
+            _ => {
+                fx.push(Effect::Report { inc, id: id.clone(), state: State::Entered, reason: None, evidence: None, attempt: flight.attempt });
+                flight.busy_at_submit = busy;
+                now
+            }
+        };
+        flight.stage = Stage::Submitted { at: first, attempt, unknown: false };
+        self.set_hold(None, fx);
+        if !evidence {
+            self.finish_flight(State::Entered, Evidence::None, fx);
+        }
+    }
+
+    /// Evidence for the message in flight ends it, whatever stage we believed it to be in.
+    pub(super) fn on_evidence(&mut self, ids: &[MessageId], by: Evidence, fx: &mut Vec<Effect>) {
+        let Some(flight) = &self.flight else { return };
+        if !ids.contains(flight.id()) {
+            return;
+        }
+        let sources = &self.definition.evidence.submitted;
+        let source = match by {
+            Evidence::Hook => EvidenceSource::Hook,
+            _ => EvidenceSource::Transcript,
+        };
+        let transcript_decides = flight.busy_at_submit && sources.contains(&EvidenceSource::Transcript);
+        if !sources.contains(&source) || (by == Evidence::Hook && transcript_decides) {
+            return;
+        }
+        let (id, over) = (flight.id().clone(), flight.turn_ended);
+        self.finish_flight(State::Submitted, by, fx);
+        if let (false, Some(up)) = (over, self.up_mut()) {
+            up.turn = Turn::Working { message: Some(id) };
+        }
+    }
+
+    fn finish_flight(&mut self, state: State, evidence: Evidence, fx: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.take() else { return };
+        let inc = self.session_inc();
+        let id = flight.id().clone();
+        if let Some(topic) = flight.entry.topic.clone() {
+            let topics = &mut self.markers.topics;
+            topics.retain(|t| *t != topic);
+            topics.push(topic);
+            let excess = topics.len().saturating_sub(16);
+            topics.drain(..excess);
+            fx.push(Effect::SetMarkers(self.markers.clone()));
+        }
+        fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: Some(evidence), reason: None });
+        fx.push(Effect::Report { inc: Some(inc), id, state, reason: None, evidence: Some(evidence), attempt: flight.attempt });
+        self.set_hold(None, fx);
+        self.report_ready(fx);
+    }
+
+    /// What becomes of the flight when its session is gone.
+    pub(super) fn flight_after_death(&mut self, charge_death: bool, fx: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.as_mut() else { return };
+        if flight.maybe_injected() {
+            flight.stage = Stage::Inquiring { after: AfterInquiry::Redeliver { charge_death } };
+        } else if !matches!(flight.stage, Stage::Inquiring { .. }) {
+            self.give_back(fx);
+        }
+    }
+
+    /// Nothing reached the process: back to its place, as if never claimed.
+    fn give_back(&mut self, fx: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.take() else { return };
+        fx.push(Effect::Release { entry: flight.entry.clone(), how: Giveback::Untouched });
+        self.enqueue(flight.entry);
+    }
+
+    pub(super) fn on_inquired(&mut self, id: &MessageId, found: Option<Evidence>, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.as_ref().filter(|f| f.id() == id) else { return };
+        let Stage::Inquiring { after } = flight.stage else { return };
+        match (found, after) {
+            (Some(evidence), _) => self.recover(None, Some(evidence), false, now, fx),
+            // The pane's marks decide; the look brings them.
+            (None, AfterInquiry::Marks) => match self.up().map(|u| u.inc) {
+                Some(inc) => self.act(Doing::Look, Effect::Look { inc }, fx),
+                None => self.recover(None, None, false, now, fx),
+            },
+            (None, AfterInquiry::StayUnknown { at, attempt }) => {
+                if let Some(flight) = self.flight.as_mut() {
+                    flight.stage = Stage::Submitted { at, attempt, unknown: true };
+                }
+                self.look_at(now + HOLD_RECHECK_MS);
+            }
+            (None, AfterInquiry::Redeliver { charge_death }) => self.recover(None, None, charge_death, now, fx),
+        }
+    }
+
+    /// The recovery table, applied.
+    pub(super) fn recover(&mut self, look: Option<&Look>, evidence: Option<Evidence>, charge_death: bool, now: Millis, fx: &mut Vec<Effect>) {
+        let inc = self.session_inc();
+        let at_most_once = self.at_most_once;
+        let Some(flight) = self.flight.as_mut() else { return };
+        flight.deaths += u32::from(charge_death);
+        let findings = Findings {
+            id: flight.entry.id(),
+            incarnation: inc,
+            evidence,
+            marks: look.map(|l| (l.mark_pasted.as_str(), l.mark_entered.as_str())),
+            attempt: flight.attempt,
+            deaths: flight.deaths,
+            at_most_once,
+        };
+        match recover::decide(&findings) {
+            Recovery::Done(evidence) => self.finish_flight(State::Submitted, evidence, fx),
+            Recovery::AwaitEvidence { attempt } => flight.stage = Stage::Submitted { at: now, attempt: attempt.max(1), unknown: false },
+            Recovery::GuardedSubmit => flight.stage = Stage::Pasted { at: now, next: now },
+            Recovery::GuardedPaste => {
+                flight.tries = 0;
+                flight.stage = Stage::Waiting;
+                if let Some(look) = look {
+                    self.after_refusal(look, false, now, fx);
+                }
+            }
+            Recovery::Redeliver { attempt } => {
+                let (entry, deaths) = (flight.entry.clone(), flight.deaths);
+                self.flight = None;
+                fx.push(Effect::Release { entry: entry.clone(), how: Giveback::Redeliver { deaths } });
+                fx.push(Effect::Report { inc: None, id: entry.id().clone(), state: State::Accepted, reason: Some("redeliver".into()), evidence: None, attempt });
+                self.enqueue(entry);
+            }
+            Recovery::Park => self.end_flight(State::Parked, "unknown-outcome", fx),
+            Recovery::Dead => {
+                let dead = flight.entry.id().clone();
+                self.deaths.retain(|d| d.claimed.as_ref() != Some(&dead));
+                fx.push(Effect::SaveDeaths(self.deaths.clone()));
+                self.end_flight(State::Dead, "killed_worker", fx);
+            }
+        }
+    }
+
+    fn end_flight(&mut self, state: State, reason: &str, fx: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.take() else { return };
+        let inc = self.session_inc();
+        let id = flight.id().clone();
+        fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: None, reason: Some(reason.into()) });
+        fx.push(Effect::Report { inc: Some(inc), id, state, reason: Some(reason.into()), evidence: None, attempt: flight.attempt });
+    }
+
+    /// What a claim found at start becomes.
+    pub(super) fn restore_flight(&mut self, entry: Entry, attempt: u32, deaths: u32, same_session: bool, charge_death: bool, now: Millis) {
+        let after = if same_session { AfterInquiry::Marks } else { AfterInquiry::Redeliver { charge_death } };
+        self.flight = Some(Flight::new(entry, attempt, deaths, Stage::Inquiring { after }, now));
+    }
+
+    /// Output on the terminal brings the next try of a waiting submit forward.
+    pub(super) fn flight_output(&mut self, now: Millis) {
+        if let Some(Flight { stage: Stage::Pasted { next, .. }, .. }) = self.flight.as_mut() {
+            *next = (*next).min(now + TAKEN_GAP_MS / 3);
+        }
+    }
+
+    /// A composer that a look found empty may still be under a turn that nobody reported as over.
+    pub(super) fn looks_ready(look: &Look) -> bool {
+        look.class == Class::Ready && matches!(look.composer, Composer::Empty { .. }) && !look.in_mode && !look.dead
+    }
+}

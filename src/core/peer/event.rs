@@ -1,0 +1,147 @@
+//! Every cause of action of a peer, on one screen.
+
+use super::{Death, Markers, Resumable, WantedBy};
+use crate::core::message::{Claim, Entry, MessageId};
+use crate::core::names::Incarnation;
+use crate::core::screen::Look;
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// What the disk and the processes said when the daemon started. Always the first event.
+    Restored(Box<Restored>),
+
+    // From outside.
+    /// A message was accepted into this mailbox.
+    Accepted(Entry),
+    /// A launch without mail.
+    Want(WantedBy),
+    /// `stop`: marker first, then the end of the session.
+    Stop { by: String },
+    /// `start`: clears `stopped` and a crash-loop hold.
+    Start { by: String },
+    /// `new`: end what runs, then a fresh session.
+    New { by: String },
+    /// The daemon ends; sessions stay.
+    Drain,
+    /// The agent's program told something by a hook.
+    Hook { inc: Incarnation, fact: HookFact },
+    /// The transcript shows user turns with these ids.
+    TranscriptShows { inc: Incarnation, ids: Vec<MessageId> },
+    TranscriptTurnEnd { inc: Incarnation },
+    /// The program drew on its terminal.
+    Output { inc: Incarnation },
+    /// The keeper or the tmux server is gone.
+    Died { inc: Incarnation, cause: DeathCause },
+    /// Time passed.
+    Tick,
+
+    // Outcomes of effects.
+    Launched { inc: Incarnation, result: Result<(), LaunchFault> },
+    Looked { inc: Incarnation, result: Result<Look, String> },
+    Keyed { inc: Incarnation, pressed: bool },
+    /// The claim stands, with the attempt it is and the deaths charged to it so far.
+    Claimed { id: MessageId, result: Result<(u32, u32), String> },
+    Pasted { inc: Incarnation, id: MessageId, result: ActResult },
+    Probed { inc: Incarnation, id: MessageId, result: ActResult },
+    Submitted { inc: Incarnation, id: MessageId, attempt: u32, result: ActResult },
+    Inquired { id: MessageId, found: Option<crate::core::message::Evidence> },
+    /// The session's processes are proven gone.
+    Ended { inc: Incarnation, result: Result<(), String> },
+    /// The dead session's remains are saved and removed.
+    Collected { inc: Incarnation },
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    pub queue: Vec<Entry>,
+    pub claim: Option<(Claim, Entry)>,
+    pub markers: Markers,
+    pub resumable: Option<Resumable>,
+    pub deaths: Vec<Death>,
+    pub incarnation: Incarnation,
+    /// A session that outlived the daemon.
+    pub adopted: Option<Adopted>,
+    /// A recorded session that is gone: its incarnation and what ended it.
+    pub lost: Option<(Incarnation, DeathCause)>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Adopted {
+    pub inc: Incarnation,
+    /// It had been proven ready.
+    pub ready: bool,
+    pub seed_due: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookFact {
+    SessionStarted,
+    ToolsListed,
+    PromptSubmitted { ids: Vec<MessageId> },
+    TurnEnded,
+    PermissionAsked,
+}
+
+/// How a guarded act ended.
+#[derive(Debug, Clone)]
+pub enum ActResult {
+    /// Done, by this call or by an earlier one whose answer was lost.
+    Done { submitted_too: bool },
+    /// The guard said no; what the pane looked like in the same moment.
+    Refused(Box<Look>),
+    /// The call itself failed or timed out: the act may or may not have happened.
+    Failed(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LaunchFault {
+    MissingBinary(String),
+    ProfileInvalid(String),
+    FolderGone(String),
+    Other(String),
+}
+
+impl LaunchFault {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            LaunchFault::MissingBinary(_) => "missing-binary",
+            LaunchFault::ProfileInvalid(_) => "profile-invalid",
+            LaunchFault::FolderGone(_) => "folder-gone",
+            LaunchFault::Other(_) => "launch-failed",
+        }
+    }
+    pub fn detail(&self) -> &str {
+        match self {
+            LaunchFault::MissingBinary(s) | LaunchFault::ProfileInvalid(s) | LaunchFault::FolderGone(s) | LaunchFault::Other(s) => s,
+        }
+    }
+}
+
+/// What ended a session, as exactly as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeathCause {
+    Exit(i32),
+    Signal(i32),
+    TmuxLost,
+    HostReboot,
+    Unknown,
+}
+
+impl std::fmt::Display for DeathCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DeathCause::Exit(code) => write!(f, "exit-{code}"),
+            DeathCause::Signal(signal) => write!(f, "signal-{signal}"),
+            DeathCause::TmuxLost => f.write_str("tmux-lost"),
+            DeathCause::HostReboot => f.write_str("host-reboot"),
+            DeathCause::Unknown => f.write_str("unknown"),
+        }
+    }
+}
+
+impl DeathCause {
+    /// The host ended it, not the agent: the conversation may be resumed as if put to sleep.
+    pub fn by_host(&self) -> bool {
+        matches!(self, DeathCause::TmuxLost | DeathCause::HostReboot)
+    }
+}

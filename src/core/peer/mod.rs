@@ -1,0 +1,343 @@
+//! The heart of a peer: one synchronous function, `step(event, now) -> effects`.
+//!
+//! [`Peer`] holds what is known of one identity. An event changes what is known; then [`Peer::step`]
+//! looks at the state that *is* and decides the next act, so a lost or doubled event costs time, never
+//! a message. At most one effect with an outcome is in flight (`doing`); an outcome of an older
+//! incarnation is ignored.
+//!
+//! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds),
+//! `delivery` (the injection of one message), `recover` (claims found at start or after a death),
+//! `wake` (resume or fresh).
+
+pub mod delivery;
+pub mod effect;
+pub mod event;
+pub mod recover;
+pub mod step;
+pub mod wake;
+
+#[cfg(test)]
+mod tests;
+
+use super::Millis;
+use super::guard::Guard;
+use super::message::{Entry, Hold, MessageId};
+use super::names::{Identity, Incarnation};
+use super::profile::{ResumePolicy, WakePolicy};
+use super::runtime::Definition;
+use super::screen::Look;
+use effect::Effect;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Least time between two looks while a session starts.
+pub const BOOT_LOOK_GAP_MS: Millis = 40;
+/// A look without any output while a session starts.
+pub const BOOT_LOOK_IDLE_MS: Millis = 1_000;
+/// Quiet time after output before a held message looks again.
+pub const QUIET_MS: Millis = 250;
+/// A held message looks again after this even without any event.
+pub const HOLD_RECHECK_MS: Millis = 30_000;
+/// How long the first message waits for the program to have asked for our tools.
+pub const TOOLS_WAIT_MS: Millis = 3_000;
+/// Submit attempts after the first, counted from it (`specs`: an Enter may be swallowed).
+pub const RESUBMIT_AT_MS: [Millis; 3] = [500, 1_500, 4_000];
+/// After the last attempt: how long until the outcome is called unknown.
+pub const EVIDENCE_WAIT_MS: Millis = 5_000;
+/// Least time between two tries of a submit whose paste is not on the screen yet.
+pub const TAKEN_GAP_MS: Millis = 15;
+/// How long a paste may stay unseen before the screen is looked at as a whole.
+pub const TAKEN_CEILING_MS: Millis = 10_000;
+/// Pause after a terminal call that failed or timed out.
+pub const RETRY_MS: Millis = 200;
+/// Deaths of an agent under one claim after which the message is given up.
+pub const DEATHS_PER_MESSAGE: u32 = 3;
+/// First back-off after a death; doubles with each further death in the window.
+pub const BACKOFF_MS: Millis = 1_000;
+/// Longest back-off.
+pub const BACKOFF_MAX_MS: Millis = 600_000;
+
+/// Times that the host's settings decide.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    pub boot_deadline_ms: Millis,
+    pub ready_gate_ms: Millis,
+    pub crashloop_max: u32,
+    pub crashloop_window_ms: Millis,
+}
+
+/// What is known of one identity.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub identity: Identity,
+    pub definition: Arc<Definition>,
+    pub timing: Timing,
+    pub wake_policy: WakePolicy,
+    pub resume_policy: ResumePolicy,
+    pub at_most_once: bool,
+    pub session: Session,
+    /// Waiting mail in the order of delivery; the message in flight is not among it.
+    pub queue: Vec<Entry>,
+    pub flight: Option<Flight>,
+    pub markers: Markers,
+    /// The conversation that a resume would name.
+    pub resumable: Option<Resumable>,
+    pub deaths: Vec<Death>,
+    /// Highest incarnation ever used.
+    pub incarnation: Incarnation,
+    /// A launch asked for without mail.
+    pub wanted: Option<Wanted>,
+    pub hold: Option<Hold>,
+    /// Not before this may the next launch happen.
+    pub not_before: Millis,
+    /// The one effect whose outcome is awaited.
+    pub doing: Option<Doing>,
+    /// The daemon is ending: finish what is in flight, start nothing.
+    pub draining: bool,
+}
+
+/// Which effect is in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    Launch,
+    Look,
+    Key,
+    Claim,
+    Paste,
+    Probe,
+    Submit,
+    Inquire,
+    End,
+    Collect,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Markers {
+    pub stopped: bool,
+    pub idle_reaped: bool,
+    pub fresh_next: bool,
+    pub topics: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumable {
+    pub session_id: String,
+    pub transcript: Option<String>,
+    /// The transcript was there when last looked at.
+    pub proven: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    pub at: Millis,
+    pub cause: String,
+    pub age_ms: Millis,
+    pub incarnation: Incarnation,
+    pub claimed: Option<MessageId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    pub cause: WantedBy,
+}
+
+/// Who asked for a launch without mail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WantedBy {
+    /// `iapeer <runtime>` in the folder, `new`, `attach --fresh`.
+    FolderLaunch,
+    /// `attach`.
+    Attach,
+    /// `start`, and the wake call of the API.
+    Start,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Session {
+    None,
+    Launching { inc: Incarnation, fresh: bool },
+    Up(Box<Up>),
+    Ending { inc: Incarnation, then: Option<WantedBy> },
+    /// Died; what is left of it is being collected.
+    Dead { inc: Incarnation },
+}
+
+/// A session that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Up {
+    pub inc: Incarnation,
+    pub since: Millis,
+    /// When the ready screen was first proven.
+    pub ready_at: Option<Millis>,
+    /// The launch has been reported as READY or as failed.
+    pub reported: bool,
+    /// A fresh conversation whose first message still carries the seed.
+    pub seed_due: bool,
+    /// The program's own start hook came.
+    pub started_hook: bool,
+    pub tools_listed: bool,
+    /// Ready looks in a row.
+    pub ready_looks: u8,
+    pub first_ready_look: Option<Millis>,
+    pub turn: Turn,
+    pub attached: u32,
+    /// Next look, when nothing happens before.
+    pub look_due: Option<Millis>,
+    pub last_look: Millis,
+    /// The next frame to press of a start dialog.
+    pub dialog: Option<(String, usize)>,
+    /// An order to end it waits for the effect in flight.
+    pub end: Option<EndWhy>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndWhy {
+    Stop,
+    New,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    Idle,
+    Working { message: Option<MessageId> },
+    /// For a person: permission, question.
+    Waiting,
+}
+
+/// The one message being delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flight {
+    pub entry: Entry,
+    pub attempt: u32,
+    pub deaths: u32,
+    pub stage: Stage,
+    /// Tries of the current stage that the guard refused without a reason on the screen.
+    pub tries: u32,
+    /// A turn was running at the submit: only the transcript proves then.
+    pub busy_at_submit: bool,
+    /// The turn's end was reported before its evidence.
+    pub turn_ended: bool,
+    pub started: Millis,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    Claiming,
+    /// Claimed; the paste has not succeeded. `guard` binds it to a look, else the definition's facts.
+    ToPaste { guard: Option<Guard>, leave_mode: bool },
+    /// Guard refused with a reason; waits for the next look.
+    Waiting,
+    /// The mark stands; waits until the screen shows the paste.
+    Pasted { at: Millis, next: Millis },
+    /// Shown; waits out the settle time.
+    Settling { at: Millis, until: Millis },
+    /// A submit key followed.
+    Submitted { at: Millis, attempt: u32, unknown: bool },
+    /// Looking for evidence in hooks and transcript before anything else is done.
+    Inquiring { after: AfterInquiry },
+}
+
+/// What an inquiry without a find leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterInquiry {
+    /// The recovery table, by the marks of the live pane.
+    Marks,
+    /// Typed and submitted long ago without evidence: never typed again, only looked for.
+    StayUnknown { at: Millis, attempt: u32 },
+    /// The process that may have had it is gone: again, to the next one.
+    Redeliver { charge_death: bool },
+}
+
+impl Peer {
+    pub fn inc(&self) -> Option<Incarnation> {
+        match &self.session {
+            Session::None => None,
+            Session::Launching { inc, .. } | Session::Ending { inc, .. } | Session::Dead { inc } => Some(*inc),
+            Session::Up(up) => Some(up.inc),
+        }
+    }
+
+    pub fn up(&self) -> Option<&Up> {
+        if let Session::Up(up) = &self.session { Some(up) } else { None }
+    }
+
+    pub(crate) fn up_mut(&mut self) -> Option<&mut Up> {
+        if let Session::Up(up) = &mut self.session { Some(up) } else { None }
+    }
+
+    /// The closed list of peer states (`live`, `starting`, `stopping`, `asleep`, `stopped`, `held`).
+    pub fn state_word(&self) -> &'static str {
+        match &self.session {
+            Session::Launching { .. } => "starting",
+            Session::Up(up) if up.end.is_some() => "stopping",
+            Session::Up(up) if up.ready_at.is_none() && self.hold.is_none() => "starting",
+            Session::Up(up) if up.ready_at.is_none() => "held",
+            Session::Up(_) => "live",
+            Session::Ending { .. } => "stopping",
+            Session::None | Session::Dead { .. } if self.markers.stopped => "stopped",
+            Session::None | Session::Dead { .. } if self.hold.is_some() => "held",
+            Session::None | Session::Dead { .. } => "asleep",
+        }
+    }
+
+    /// The message whose turn is running.
+    pub fn turn_message(&self) -> Option<&MessageId> {
+        match self.up().map(|u| &u.turn) {
+            Some(Turn::Working { message }) => message.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Whether output on the terminal can change a decision now.
+    pub fn wants_output(&self) -> bool {
+        self.up().is_some_and(|up| up.ready_at.is_none() || self.flight.is_some() || !self.queue.is_empty())
+    }
+
+    fn enqueue(&mut self, entry: Entry) {
+        if self.queue.iter().any(|e| e.id() == entry.id()) || self.flight.as_ref().is_some_and(|f| f.entry.id() == entry.id()) {
+            return;
+        }
+        let at = self.queue.partition_point(|e| e.key.rank() < entry.key.rank());
+        self.queue.insert(at, entry);
+    }
+
+    fn act(&mut self, doing: Doing, effect: Effect, fx: &mut Vec<Effect>) {
+        debug_assert!(self.doing.is_none(), "{} has {:?} in flight and would start {doing:?}", self.identity, self.doing);
+        self.doing = Some(doing);
+        fx.push(effect);
+    }
+
+    /// Keeps or changes the hold reason; a change is said once.
+    fn set_hold(&mut self, hold: Option<Hold>, fx: &mut Vec<Effect>) {
+        if self.hold == hold {
+            return;
+        }
+        let waiting = self.flight.as_ref().map(|f| &f.entry).or(self.queue.first()).map(|e| e.id().clone());
+        match hold {
+            Some(reason) => fx.push(Effect::Held { inc: self.inc(), reason, message: waiting }),
+            None => fx.push(Effect::Released { inc: self.inc(), was: self.hold, message: waiting }),
+        }
+        self.hold = hold;
+    }
+}
+
+/// What a look says about typing now.
+pub(crate) fn obstacle(look: &Look) -> Option<Hold> {
+    use super::screen::{Class, Composer};
+    if look.input_off {
+        return Some(Hold::InputOff);
+    }
+    if look.in_mode && look.attached > 0 {
+        return Some(Hold::CopyMode);
+    }
+    match (&look.class, &look.composer) {
+        (Class::Dialog(_), _) => Some(Hold::Dialog),
+        (Class::Picker, _) => Some(Hold::Picker),
+        (Class::Busy, _) => Some(Hold::Busy),
+        (Class::Unknown, _) => Some(Hold::UnknownScreen),
+        (Class::Ready, Composer::Text(_)) => Some(Hold::Draft),
+        (Class::Ready, Composer::Absent) => Some(Hold::UnknownScreen),
+        (Class::Ready, Composer::Empty { .. }) => None,
+    }
+}

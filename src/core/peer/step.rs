@@ -1,0 +1,642 @@
+//! Events, sessions and holds: what happened is written into the state, then [`Peer::advance`] looks at
+//! the state that is and decides the one next act.
+
+use super::effect::Effect;
+use super::event::{DeathCause, Event, HookFact, LaunchFault, Restored};
+use super::*;
+use crate::core::message::{Evidence, State};
+use crate::core::runtime::DialogPolicy;
+use crate::core::screen::Class;
+
+impl Peer {
+    pub fn new(identity: Identity, definition: Arc<Definition>, timing: Timing) -> Self {
+        Peer {
+            identity,
+            definition,
+            timing,
+            wake_policy: WakePolicy::default(),
+            resume_policy: ResumePolicy::default(),
+            at_most_once: false,
+            session: Session::None,
+            queue: Vec::new(),
+            flight: None,
+            markers: Markers::default(),
+            resumable: None,
+            deaths: Vec::new(),
+            incarnation: 0,
+            wanted: None,
+            hold: None,
+            not_before: 0,
+            doing: None,
+            draining: false,
+        }
+    }
+
+    pub fn step(&mut self, event: Event, now: Millis) -> Vec<Effect> {
+        let mut fx = Vec::new();
+        self.take(event, now, &mut fx);
+        self.advance(now, &mut fx);
+        fx
+    }
+
+    /// When [`Event::Tick`] is due, if nothing happens before. `None`: sleep until an event.
+    pub fn next_due(&self, now: Millis) -> Option<Millis> {
+        if self.doing.is_some() || self.draining {
+            return None;
+        }
+        let due = match &self.session {
+            Session::None if self.wants_session() => Some(self.not_before),
+            Session::Up(_) if self.flight.is_some() => self.flight_due(),
+            Session::Up(up) if up.ready_at.is_none() => up.look_due,
+            Session::Up(up) if !self.queue.is_empty() => up.look_due.or(Some(now)),
+            _ => None,
+        };
+        due.map(|d| d.max(now))
+    }
+
+    fn wants_session(&self) -> bool {
+        (!self.queue.is_empty() || self.wanted.is_some() || self.flight.is_some())
+            && !self.markers.stopped
+            && !matches!(self.hold, Some(Hold::CrashLoop | Hold::ProfileInvalid | Hold::MissingBinary))
+    }
+
+    fn take(&mut self, event: Event, now: Millis, fx: &mut Vec<Effect>) {
+        match event {
+            Event::Restored(restored) => self.restored(*restored, now, fx),
+            Event::Accepted(entry) => {
+                self.enqueue(entry);
+                match self.hold {
+                    _ if self.markers.stopped && self.up().is_none() => self.set_hold(Some(Hold::Stopped), fx),
+                    // Whatever was missing may be there now.
+                    Some(Hold::MissingBinary | Hold::ProfileInvalid) => self.clear_launch_hold(fx),
+                    _ => {}
+                }
+            }
+            Event::Want(cause) => {
+                if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) {
+                    self.wanted = Some(Wanted { cause });
+                    if !self.markers.stopped {
+                        self.clear_launch_hold(fx);
+                    }
+                }
+            }
+            Event::Stop { by } => {
+                self.markers.stopped = true;
+                self.wanted = None;
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+                fx.push(Effect::Order { verb: "stop", by });
+                match &mut self.session {
+                    Session::Up(up) => up.end = Some(EndWhy::Stop),
+                    Session::Ending { then, .. } => *then = None,
+                    _ => {}
+                }
+            }
+            Event::Start { by } => {
+                self.markers.stopped = false;
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+                fx.push(Effect::Order { verb: "start", by });
+                self.deaths.clear();
+                fx.push(Effect::SaveDeaths(Vec::new()));
+                self.clear_launch_hold(fx);
+                if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) {
+                    self.wanted = Some(Wanted { cause: WantedBy::Start });
+                }
+            }
+            Event::New { by } => {
+                self.markers.stopped = false;
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+                fx.push(Effect::Order { verb: "new", by });
+                self.clear_launch_hold(fx);
+                match &mut self.session {
+                    Session::Up(up) => up.end = Some(EndWhy::New),
+                    Session::Ending { then, .. } => *then = Some(WantedBy::FolderLaunch),
+                    _ => self.wanted = Some(Wanted { cause: WantedBy::FolderLaunch }),
+                }
+            }
+            Event::Drain => self.draining = true,
+            Event::Tick => {}
+            Event::Hook { inc, fact } if self.is_current(inc) => self.hook(fact, now, fx),
+            Event::TranscriptShows { inc, ids } if self.is_current(inc) => self.on_evidence(&ids, Evidence::Transcript, fx),
+            Event::TranscriptTurnEnd { inc } if self.is_current(inc) => self.turn_ended(now, fx),
+            Event::Output { inc } if self.is_current(inc) => self.output(now),
+            Event::Died { inc, cause } => self.died(inc, cause, now, fx),
+            Event::Launched { inc, result } => self.launched(inc, result, now, fx),
+            Event::Looked { inc, result } => {
+                self.finished(Doing::Look);
+                if self.is_current(inc) {
+                    match result {
+                        Ok(look) => self.looked(&look, now, fx),
+                        Err(_) => self.look_at(now + RETRY_MS),
+                    }
+                }
+            }
+            Event::Keyed { inc, pressed } => {
+                self.finished(Doing::Key);
+                if self.is_current(inc) {
+                    self.keyed(pressed, now);
+                }
+            }
+            Event::Claimed { id, result } => {
+                self.finished(Doing::Claim);
+                self.on_claimed(&id, result, now, fx);
+            }
+            Event::Pasted { inc, id, result } => {
+                self.finished(Doing::Paste);
+                if self.is_current(inc) {
+                    self.on_pasted(&id, result, now, fx);
+                }
+            }
+            Event::Probed { inc, id, result } => {
+                self.finished(Doing::Probe);
+                if self.is_current(inc) {
+                    self.on_probed(&id, result, now, fx);
+                }
+            }
+            Event::Submitted { inc, id, attempt, result } => {
+                self.finished(Doing::Submit);
+                if self.is_current(inc) {
+                    self.on_submitted(&id, attempt, result, now, fx);
+                }
+            }
+            Event::Inquired { id, found } => {
+                self.finished(Doing::Inquire);
+                self.on_inquired(&id, found, now, fx);
+            }
+            Event::Ended { inc, result } => self.ended(inc, result, now, fx),
+            Event::Collected { inc } => {
+                self.finished(Doing::Collect);
+                if self.session == (Session::Dead { inc }) {
+                    self.session = Session::None;
+                }
+            }
+            // An event of an incarnation that is gone.
+            Event::Hook { .. } | Event::TranscriptShows { .. } | Event::TranscriptTurnEnd { .. } | Event::Output { .. } => {}
+        }
+    }
+
+    fn finished(&mut self, what: Doing) {
+        if self.doing == Some(what) {
+            self.doing = None;
+        }
+    }
+
+    fn is_current(&self, inc: Incarnation) -> bool {
+        self.up().is_some_and(|u| u.inc == inc)
+    }
+
+    /// The next look happens then, or earlier if one is due earlier.
+    pub(super) fn look_at(&mut self, due: Millis) {
+        if let Some(up) = self.up_mut() {
+            up.look_due = Some(due);
+        }
+    }
+
+    pub(super) fn seen(&mut self, look: &Look, now: Millis) {
+        if let Some(up) = self.up_mut() {
+            up.attached = look.attached;
+            up.last_look = now;
+            up.look_due = None;
+        }
+    }
+
+    fn clear_launch_hold(&mut self, fx: &mut Vec<Effect>) {
+        self.not_before = 0;
+        self.set_hold(None, fx);
+    }
+
+    fn restored(&mut self, restored: Restored, now: Millis, fx: &mut Vec<Effect>) {
+        self.markers = restored.markers;
+        self.resumable = restored.resumable;
+        self.deaths = restored.deaths;
+        self.incarnation = restored.incarnation;
+        for entry in restored.queue {
+            self.enqueue(entry);
+        }
+        let adopted_inc = restored.adopted.as_ref().map(|a| a.inc);
+        if let Some(adopted) = restored.adopted {
+            let mut up = Up::new(adopted.inc, now);
+            up.ready_at = adopted.ready.then_some(now);
+            up.reported = adopted.ready;
+            up.seed_due = adopted.seed_due;
+            up.started_hook = true;
+            up.tools_listed = true;
+            up.look_due = Some(now);
+            self.session = Session::Up(Box::new(up));
+            fx.push(Effect::Adopted { inc: adopted.inc });
+        }
+        let mut charge_death = false;
+        if let Some((inc, cause)) = restored.lost {
+            let claimed = restored.claim.as_ref().filter(|(c, _)| c.incarnation == inc && !c.released).map(|(_, e)| e.id().clone());
+            charge_death = !cause.by_host();
+            self.session = Session::Dead { inc };
+            self.note_death(inc, cause, 0, claimed, now, fx);
+        }
+        if let Some((claim, entry)) = restored.claim {
+            self.queue.retain(|e| e.id() != entry.id());
+            let same = adopted_inc == Some(claim.incarnation);
+            self.restore_flight(entry, claim.attempt, claim.deaths, same, charge_death, now);
+        }
+        if self.markers.stopped && !self.queue.is_empty() {
+            self.set_hold(Some(Hold::Stopped), fx);
+        }
+        self.check_crash_loop(now, fx);
+    }
+
+    fn hook(&mut self, fact: HookFact, now: Millis, fx: &mut Vec<Effect>) {
+        match fact {
+            HookFact::SessionStarted => {
+                if let Some(up) = self.up_mut() {
+                    up.started_hook = true;
+                    up.look_due = Some(now);
+                }
+            }
+            HookFact::ToolsListed => {
+                if let Some(up) = self.up_mut() {
+                    up.tools_listed = true;
+                    up.look_due = Some(now);
+                }
+            }
+            HookFact::PromptSubmitted { ids } => {
+                let ours = self.flight.as_ref().is_some_and(|f| ids.contains(f.id()));
+                self.on_evidence(&ids, Evidence::Hook, fx);
+                if let (false, Some(up)) = (ours, self.up_mut()) {
+                    if !matches!(up.turn, Turn::Working { .. }) {
+                        up.turn = Turn::Working { message: ids.into_iter().next() };
+                    }
+                }
+            }
+            HookFact::TurnEnded => self.turn_ended(now, fx),
+            HookFact::PermissionAsked => {
+                if let Some(up) = self.up_mut() {
+                    up.turn = Turn::Waiting;
+                }
+            }
+        }
+    }
+
+    fn turn_ended(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        if let Some(Flight { stage: Stage::Submitted { .. }, turn_ended, .. }) = self.flight.as_mut() {
+            *turn_ended = true;
+        }
+        if self.flight.is_none() && self.hold == Some(Hold::Busy) {
+            // The guard of the next paste looks for itself.
+            self.set_hold(None, fx);
+        }
+        if let Some(up) = self.up_mut() {
+            up.turn = Turn::Idle;
+            up.look_due = Some(now);
+        }
+    }
+
+    fn output(&mut self, now: Millis) {
+        let waits = self.flight.is_some() || !self.queue.is_empty();
+        self.flight_output(now);
+        if let Some(up) = self.up_mut() {
+            if up.ready_at.is_none() {
+                let due = now.max(up.last_look + BOOT_LOOK_GAP_MS);
+                up.look_due = Some(up.look_due.map_or(due, |d| d.min(due)));
+            } else if waits {
+                // The trailing edge: a screen that keeps moving is looked at when it comes to rest.
+                let due = now + QUIET_MS;
+                up.look_due = Some(up.look_due.filter(|d| *d <= now).unwrap_or(due));
+            }
+        }
+    }
+
+    fn launched(&mut self, inc: Incarnation, result: Result<(), LaunchFault>, now: Millis, fx: &mut Vec<Effect>) {
+        self.finished(Doing::Launch);
+        let fresh = match self.session {
+            Session::Launching { inc: expected, fresh } if expected == inc => fresh,
+            _ => return,
+        };
+        match result {
+            Ok(()) => {
+                let mut up = Up::new(inc, now);
+                up.seed_due = fresh;
+                up.look_due = Some(now + BOOT_LOOK_GAP_MS);
+                if self.markers.stopped {
+                    up.end = Some(EndWhy::Stop);
+                }
+                self.session = Session::Up(Box::new(up));
+                self.markers.idle_reaped = false;
+                self.markers.fresh_next = false;
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+            }
+            Err(fault) => {
+                self.session = Session::None;
+                fx.push(Effect::WakeFailed { inc, reason: fault.reason().into(), detail: fault.detail().into() });
+                match &fault {
+                    LaunchFault::MissingBinary(_) => self.set_hold(Some(Hold::MissingBinary), fx),
+                    LaunchFault::ProfileInvalid(_) | LaunchFault::FolderGone(_) => self.set_hold(Some(Hold::ProfileInvalid), fx),
+                    LaunchFault::Other(_) => self.note_death(inc, DeathCause::Unknown, now, None, now, fx),
+                }
+                self.wanted = None;
+            }
+        }
+    }
+
+    fn looked(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
+        self.seen(look, now);
+        if look.dead {
+            // The keeper's end brings the death; a dead pane alone is only a reason not to type.
+            self.look_at(now + RETRY_MS);
+            return;
+        }
+        let ready = Self::looks_ready(look);
+        let Some(up) = self.up_mut() else { return };
+        up.ready_looks = if ready { up.ready_looks.saturating_add(1) } else { 0 };
+        let ready_looks = up.ready_looks;
+        if ready {
+            up.first_ready_look.get_or_insert(now);
+        }
+        if up.ready_at.is_none() {
+            self.boot_look(look, now, fx);
+            return;
+        }
+        if let Turn::Working { .. } | Turn::Waiting = up.turn {
+            // Programs end some turns without a word; two ready looks in a row are an end as well.
+            match ready_looks {
+                0 => {}
+                1 => self.look_at(now + QUIET_MS),
+                _ => self.turn_ended(now, fx),
+            }
+        }
+        match self.flight.as_ref().map(|f| &f.stage) {
+            Some(Stage::Waiting) => self.after_refusal(look, false, now, fx),
+            Some(Stage::Inquiring { after: AfterInquiry::Marks }) => self.recover(Some(look), None, false, now, fx),
+            Some(_) => {}
+            None => {
+                let hold = obstacle(look).map(|h| self.dialog_hold(look, h));
+                if !self.queue.is_empty() {
+                    self.set_hold(hold, fx);
+                }
+                if hold.is_some() {
+                    self.look_at(now + HOLD_RECHECK_MS);
+                }
+            }
+        }
+    }
+
+    /// A look while the session starts.
+    fn boot_look(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
+        let definition = self.definition.clone();
+        let deadline = self.timing.boot_deadline_ms;
+        let Some(up) = self.up_mut() else { return };
+        let inc = up.inc;
+        if let Class::Dialog(name) = &look.class {
+            if let Some(dialog) = definition.dialogs.get(name) {
+                let frame = match &up.dialog {
+                    Some((open, pressed)) if open == name => *pressed,
+                    _ => 0,
+                };
+                match (dialog.policy, dialog.frames.get(frame)) {
+                    (DialogPolicy::Accept, Some(next)) => {
+                        up.dialog = Some((name.clone(), frame));
+                        up.look_due = Some(now + BOOT_LOOK_IDLE_MS);
+                        let frame = next.clone();
+                        self.set_hold(None, fx);
+                        self.act(Doing::Key, Effect::Key { inc, frame }, fx);
+                        return;
+                    }
+                    // Pressed, but it is still there: begin again, each key only on its own frame.
+                    (DialogPolicy::Accept, None) => up.dialog = None,
+                    (DialogPolicy::Ask, _) => {
+                        let hold = self.dialog_hold(look, Hold::Dialog);
+                        self.set_hold(Some(hold), fx);
+                    }
+                }
+            }
+        }
+        let Some(up) = self.up_mut() else { return };
+        let gate = up.started_hook || up.ready_looks >= 2;
+        let tools = up.tools_listed || !definition.launch.await_tools || up.first_ready_look.is_some_and(|first| now >= first + TOOLS_WAIT_MS);
+        if up.ready_looks > 0 && gate && tools {
+            up.ready_at = Some(now);
+            up.look_due = None;
+            let seed_due = up.seed_due;
+            fx.push(Effect::MarkReady { inc, seed_due });
+            self.set_hold(None, fx);
+            if self.queue.is_empty() && self.flight.is_none() {
+                self.report_ready(fx);
+            }
+            return;
+        }
+        let next = if up.ready_looks > 0 { BOOT_LOOK_GAP_MS } else { BOOT_LOOK_IDLE_MS };
+        let late = now.saturating_sub(up.since) >= deadline;
+        up.look_due = Some(now + if late { HOLD_RECHECK_MS } else { next });
+        if late && !up.reported {
+            up.reported = true;
+            let hold = obstacle(look).map_or(Hold::UnknownScreen, |h| self.dialog_hold(look, h));
+            fx.push(Effect::WakeFailed { inc, reason: "boot-deadline".into(), detail: format!("not ready after {} s; the session is kept", deadline / 1000) });
+            self.set_hold(Some(hold), fx);
+        }
+    }
+
+    pub(super) fn report_ready(&mut self, fx: &mut Vec<Effect>) {
+        if let Some(up) = self.up_mut() {
+            if let (false, Some(ready)) = (up.reported, up.ready_at) {
+                up.reported = true;
+                fx.push(Effect::Ready { inc: up.inc, ms: ready - up.since });
+            }
+        }
+    }
+
+    fn keyed(&mut self, pressed: bool, now: Millis) {
+        if let Some(up) = self.up_mut() {
+            if let (true, Some((_, frame))) = (pressed, up.dialog.as_mut()) {
+                *frame += 1;
+            }
+            // The dialog redraws: look when it does, or shortly.
+            up.look_due = Some(now + BOOT_LOOK_GAP_MS);
+        }
+    }
+
+    fn died(&mut self, inc: Incarnation, cause: DeathCause, now: Millis, fx: &mut Vec<Effect>) {
+        match &self.session {
+            Session::Up(up) if up.inc == inc => {
+                let (since, ending) = (up.since, up.end);
+                let claimed = self.flight.as_ref().map(|f| f.id().clone());
+                let charge = !cause.by_host() && ending.is_none();
+                self.session = Session::Dead { inc };
+                self.hold = None;
+                match ending {
+                    Some(why) => self.came_to_rest(why == EndWhy::New, fx),
+                    None => self.note_death(inc, cause, now - since, claimed, now, fx),
+                }
+                // What was being done to that session will not answer for the next one.
+                if matches!(self.doing, Some(Doing::Look | Doing::Key | Doing::Paste | Doing::Probe | Doing::Submit | Doing::End)) {
+                    self.doing = None;
+                }
+                self.flight_after_death(charge, fx);
+            }
+            Session::Ending { inc: ending, then } if *ending == inc => {
+                let new = then.is_some();
+                self.doing = None;
+                self.session = Session::Dead { inc };
+                self.came_to_rest(new, fx);
+                self.flight_after_death(false, fx);
+            }
+            _ => {}
+        }
+    }
+
+    fn ended(&mut self, inc: Incarnation, result: Result<(), String>, now: Millis, fx: &mut Vec<Effect>) {
+        self.finished(Doing::End);
+        if !matches!(&self.session, Session::Ending { inc: i, .. } if *i == inc) {
+            return;
+        }
+        match result {
+            Ok(()) => self.died(inc, DeathCause::Unknown, now, fx),
+            Err(text) => {
+                // Not proven gone: say so and try again, never launch beside it.
+                fx.push(Effect::Notice { text: format!("{}: {text}", self.identity) });
+                self.act(Doing::End, Effect::End { inc }, fx);
+            }
+        }
+    }
+
+    /// An ordered end: eligible for resume like a sleep.
+    fn came_to_rest(&mut self, new: bool, fx: &mut Vec<Effect>) {
+        self.markers.idle_reaped = !new;
+        if new {
+            self.wanted = Some(Wanted { cause: WantedBy::FolderLaunch });
+        }
+        fx.push(Effect::SetMarkers(self.markers.clone()));
+    }
+
+    fn note_death(&mut self, inc: Incarnation, cause: DeathCause, age_ms: Millis, claimed: Option<MessageId>, now: Millis, fx: &mut Vec<Effect>) {
+        fx.push(Effect::Died { inc, cause: cause.to_string(), age_ms, claimed: claimed.clone() });
+        if cause.by_host() {
+            self.markers.idle_reaped = true;
+            fx.push(Effect::SetMarkers(self.markers.clone()));
+            return;
+        }
+        // A clean exit is no crash: it feeds neither the loop guard nor the back-off.
+        if cause == DeathCause::Exit(0) && age_ms >= 20_000 {
+            return;
+        }
+        self.deaths.push(Death { at: now, cause: cause.to_string(), age_ms, incarnation: inc, claimed });
+        let excess = self.deaths.len().saturating_sub(16);
+        self.deaths.drain(..excess);
+        fx.push(Effect::SaveDeaths(self.deaths.clone()));
+        let recent = self.recent_deaths(now);
+        let back_off = BACKOFF_MS.saturating_mul(1 << recent.saturating_sub(1).min(10)).min(BACKOFF_MAX_MS);
+        self.not_before = now + back_off;
+        if !self.check_crash_loop(now, fx) && (!self.queue.is_empty() || self.flight.is_some()) {
+            fx.push(Effect::Backoff { until_ms: back_off });
+        }
+    }
+
+    fn recent_deaths(&self, now: Millis) -> u32 {
+        self.deaths.iter().filter(|d| now.saturating_sub(d.at) < self.timing.crashloop_window_ms).count() as u32
+    }
+
+    fn check_crash_loop(&mut self, now: Millis, fx: &mut Vec<Effect>) -> bool {
+        let count = self.recent_deaths(now);
+        if count < self.timing.crashloop_max || self.hold == Some(Hold::CrashLoop) {
+            return count >= self.timing.crashloop_max;
+        }
+        self.set_hold(Some(Hold::CrashLoop), fx);
+        self.wanted = None;
+        fx.push(Effect::CrashLoop { count });
+        fx.push(Effect::Notice { text: format!("{} died {count} times within {} s and is not started again; its mail is kept (`iapeer start {}` clears this)", self.identity, self.timing.crashloop_window_ms / 1000, self.identity) });
+        true
+    }
+
+    /// The one next act, by the state that is.
+    fn advance(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        if self.doing.is_some() {
+            return;
+        }
+        match &self.session {
+            Session::Launching { .. } | Session::Ending { .. } => {}
+            Session::Dead { inc } => {
+                let inc = *inc;
+                // The last word on the message comes first: the remains may still prove it.
+                match self.flight.as_ref().map(|f| (&f.stage, f.entry.clone())) {
+                    Some((Stage::Inquiring { .. }, entry)) => self.act(Doing::Inquire, Effect::Inquire { entry }, fx),
+                    _ => self.act(Doing::Collect, Effect::Collect { inc }, fx),
+                }
+            }
+            Session::None => {
+                if let Some(Flight { stage: Stage::Inquiring { .. }, entry, .. }) = &self.flight {
+                    let entry = entry.clone();
+                    self.act(Doing::Inquire, Effect::Inquire { entry }, fx);
+                } else if self.wants_session() && !self.draining && self.not_before <= now {
+                    self.launch(fx);
+                }
+            }
+            Session::Up(up) => {
+                let (inc, ready, due) = (up.inc, up.ready_at.is_some(), up.look_due);
+                let looks_due = due.is_some_and(|d| d <= now);
+                if let Some(why) = up.end {
+                    self.session = Session::Ending { inc, then: (why == EndWhy::New).then_some(WantedBy::FolderLaunch) };
+                    self.hold = None;
+                    self.act(Doing::End, Effect::End { inc }, fx);
+                } else if !ready {
+                    if looks_due {
+                        self.act(Doing::Look, Effect::Look { inc }, fx);
+                    }
+                } else if self.draining {
+                    // Finish the submit of what is already pasted; begin nothing.
+                    if matches!(self.flight.as_ref().map(|f| &f.stage), Some(Stage::Pasted { .. } | Stage::Settling { .. })) {
+                        self.drive_flight(now, fx);
+                    }
+                } else if self.flight.is_some() {
+                    self.drive_flight(now, fx);
+                } else if !self.queue.is_empty() {
+                    if self.hold.is_none() || self.hold == Some(Hold::Stopped) {
+                        self.start_flight(now, fx);
+                    }
+                    if self.doing.is_none() && self.flight.is_none() {
+                        if looks_due {
+                            self.act(Doing::Look, Effect::Look { inc }, fx);
+                        } else if due.is_none() {
+                            self.look_at(now + HOLD_RECHECK_MS);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn launch(&mut self, fx: &mut Vec<Effect>) {
+        let wanted = self.wanted.take().map(|w| w.cause);
+        let head = self.flight.as_ref().map(|f| &f.entry).or(self.queue.first());
+        let (mode, cause) = wake::decide(self, wanted, head.and_then(|e| e.topic.as_deref()));
+        let for_message = head.map(|e| e.id().clone());
+        self.incarnation += 1;
+        let inc = self.incarnation;
+        if mode == wake::Mode::Fresh {
+            self.markers.topics.clear();
+        }
+        self.session = Session::Launching { inc, fresh: mode == wake::Mode::Fresh };
+        self.set_hold(None, fx);
+        if let Some(id) = &for_message {
+            fx.push(Effect::Report { inc: Some(inc), id: id.clone(), state: State::Held, reason: Some(Hold::Starting.word().into()), evidence: None, attempt: 0 });
+        }
+        self.act(Doing::Launch, Effect::Launch { inc, mode, cause, for_message }, fx);
+    }
+}
+
+impl Up {
+    pub fn new(inc: Incarnation, now: Millis) -> Self {
+        Up {
+            inc,
+            since: now,
+            ready_at: None,
+            reported: false,
+            seed_due: true,
+            started_hook: false,
+            tools_listed: false,
+            ready_looks: 0,
+            first_ready_look: None,
+            turn: Turn::Idle,
+            attached: 0,
+            look_due: None,
+            last_look: 0,
+            dialog: None,
+            end: None,
+        }
+    }
+}

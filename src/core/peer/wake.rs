@@ -1,0 +1,76 @@
+//! Resume or fresh: a pure decision, logged with its cause before anything is done.
+
+use super::{Peer, WantedBy};
+use crate::core::profile::{ResumePolicy, WakePolicy};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mode {
+    Fresh,
+    Resume { session_id: String },
+}
+
+impl Mode {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Mode::Fresh => "fresh",
+            Mode::Resume { .. } => "resume",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WakeCause {
+    FolderLaunch,
+    Attach,
+    SoftReload,
+    EphemeralPolicy,
+    CrashOrSelfClose,
+    FirstWake,
+    CrashResume,
+    IdleReapedHuman,
+    IdleReapedNoTopic,
+    IdleReapedNewTopic,
+    IdleReapedResume,
+    IdleReapedNoResume,
+}
+
+impl WakeCause {
+    pub fn word(self) -> &'static str {
+        match self {
+            WakeCause::FolderLaunch => "folder-launch",
+            WakeCause::Attach => "attach",
+            WakeCause::SoftReload => "soft-reload",
+            WakeCause::EphemeralPolicy => "ephemeral-policy",
+            WakeCause::CrashOrSelfClose => "crash-or-self-close",
+            WakeCause::FirstWake => "first-wake",
+            WakeCause::CrashResume => "crash-resume",
+            WakeCause::IdleReapedHuman => "idle-reaped-human",
+            WakeCause::IdleReapedNoTopic => "idle-reaped-no-topic",
+            WakeCause::IdleReapedNewTopic => "idle-reaped-new-topic",
+            WakeCause::IdleReapedResume => "idle-reaped-resume",
+            WakeCause::IdleReapedNoResume => "idle-reaped-no-resume",
+        }
+    }
+}
+
+/// The table of `docs/lifecycle.md`, first match wins. `topic` is that of the message that wakes it.
+pub fn decide(peer: &Peer, wanted: Option<WantedBy>, topic: Option<&str>) -> (Mode, WakeCause) {
+    let proven = peer.resumable.as_ref().filter(|r| r.proven).map(|r| Mode::Resume { session_id: r.session_id.clone() });
+    let slept = peer.markers.idle_reaped;
+    match (wanted, proven) {
+        (Some(WantedBy::FolderLaunch), _) => (Mode::Fresh, WakeCause::FolderLaunch),
+        (Some(WantedBy::Attach), Some(resume)) => (resume, WakeCause::Attach),
+        _ if peer.markers.fresh_next => (Mode::Fresh, WakeCause::SoftReload),
+        _ if peer.wake_policy == WakePolicy::Ephemeral => (Mode::Fresh, WakeCause::EphemeralPolicy),
+        (_, proven) if !slept => match (peer.resume_policy, proven) {
+            (ResumePolicy::Always, Some(resume)) => (resume, WakeCause::CrashResume),
+            _ if peer.incarnation == 0 => (Mode::Fresh, WakeCause::FirstWake),
+            _ => (Mode::Fresh, WakeCause::CrashOrSelfClose),
+        },
+        (_, Some(resume)) if peer.resume_policy == ResumePolicy::Always => (resume, WakeCause::IdleReapedHuman),
+        _ if topic.is_none() || peer.resume_policy == ResumePolicy::Never => (Mode::Fresh, WakeCause::IdleReapedNoTopic),
+        _ if !peer.markers.topics.iter().any(|t| Some(t.as_str()) == topic) => (Mode::Fresh, WakeCause::IdleReapedNewTopic),
+        (_, Some(resume)) => (resume, WakeCause::IdleReapedResume),
+        (_, None) => (Mode::Fresh, WakeCause::IdleReapedNoResume),
+    }
+}

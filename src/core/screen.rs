@@ -1,0 +1,224 @@
+//! What a captured screen shows: rows with the attributes that tell a person's text from a ghost, and
+//! the classification by a runtime definition.
+//!
+//! Matchers look at the bottom of the screen, because conversation text above may contain anything,
+//! this file included. What no rule recognises is [`Class::Unknown`], and nothing is typed into it.
+
+use super::guard::{Fact, Guard, quote_ere};
+use super::runtime::{Definition, ScreenClass, ScreenRule};
+
+/// One character with the one attribute that carries meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cell {
+    pub ch: char,
+    /// Drawn faint (SGR 2): a ghost suggestion or a placeholder, not a person's text.
+    pub dim: bool,
+    /// Drawn reversed (SGR 7): a cursor that the program draws by itself.
+    pub reverse: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Screen {
+    pub rows: Vec<Vec<Cell>>,
+    pub cursor: (u16, u16),
+    pub cursor_shown: bool,
+    pub title: String,
+}
+
+impl Screen {
+    /// Reads what `capture-pane -p -e` prints. Attributes carry over from row to row.
+    pub fn parse(captured: &str) -> Screen {
+        let (mut dim, mut reverse) = (false, false);
+        let mut rows = Vec::new();
+        for line in captured.trim_end_matches('\n').split('\n') {
+            let mut row = Vec::new();
+            let mut chars = line.chars().peekable();
+            while let Some(c) = chars.next() {
+                if c != '\u{1b}' {
+                    if c >= ' ' {
+                        row.push(Cell { ch: c, dim, reverse });
+                    }
+                    continue;
+                }
+                if chars.next_if_eq(&'[').is_none() {
+                    continue;
+                }
+                let mut parameters = String::new();
+                for p in chars.by_ref() {
+                    if ('@'..='~').contains(&p) {
+                        if p == 'm' {
+                            sgr(&parameters, &mut dim, &mut reverse);
+                        }
+                        break;
+                    }
+                    parameters.push(p);
+                }
+            }
+            while row.last().is_some_and(|c: &Cell| c.ch == ' ' && !c.reverse) {
+                row.pop();
+            }
+            rows.push(row);
+        }
+        Screen { rows, ..Screen::default() }
+    }
+
+    pub fn row_text(&self, row: usize) -> String {
+        let text: String = self.rows.get(row).into_iter().flatten().map(|c| c.ch).collect();
+        text.trim_end_matches(' ').to_string()
+    }
+
+    /// The bottom-most `count` rows that are not blank, joined by LF.
+    pub fn tail(&self, count: usize) -> String {
+        let mut rows: Vec<String> = (0..self.rows.len()).rev().map(|i| self.row_text(i)).filter(|t| !t.trim().is_empty()).take(count).collect();
+        rows.reverse();
+        rows.join("\n")
+    }
+
+    /// Everything, as plain text.
+    pub fn text(&self) -> String {
+        (0..self.rows.len()).map(|i| self.row_text(i)).collect::<Vec<_>>().join("\n").trim_end().to_string()
+    }
+}
+
+fn sgr(parameters: &str, dim: &mut bool, reverse: &mut bool) {
+    let mut codes = parameters.split([';', ':']).map(|p| p.parse::<u16>().unwrap_or(0));
+    while let Some(code) = codes.next() {
+        match code {
+            0 => (*dim, *reverse) = (false, false),
+            2 => *dim = true,
+            22 => *dim = false,
+            7 => *reverse = true,
+            27 => *reverse = false,
+            // Colours take arguments that must not be read as attributes.
+            38 | 48 | 58 => match codes.next() {
+                Some(5) => drop(codes.next()),
+                Some(2) => drop((codes.next(), codes.next(), codes.next())),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+}
+
+/// What the screen is, by the first rule that matches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Class {
+    Dialog(String),
+    Picker,
+    Busy,
+    Ready,
+    /// The program has drawn nothing it can be recognised by yet, or something new.
+    Unknown,
+}
+
+/// What stands in the composer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Composer {
+    Absent,
+    /// Nothing, or only the program's own placeholder or ghost suggestion.
+    Empty { row: usize },
+    /// Text that is not ours to touch.
+    Text(String),
+}
+
+/// A look at a live pane: the classification and what tmux says of the pane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    pub class: Class,
+    pub composer: Composer,
+    /// The exact text of the composer's row.
+    pub composer_row: String,
+    pub cursor: (u16, u16),
+    pub cursor_shown: bool,
+    pub dead: bool,
+    pub in_mode: bool,
+    pub input_off: bool,
+    /// Attached clients.
+    pub attached: u32,
+    /// The marks in the pane's options: `<id>@<inc>` and `<id>@<inc>#<attempt>`.
+    pub mark_pasted: String,
+    pub mark_entered: String,
+}
+
+pub fn classify(definition: &Definition, screen: &Screen) -> (Class, Composer, String) {
+    let class = definition.screen.iter().find(|rule| matches(rule, screen)).map_or(Class::Unknown, |rule| match rule.class {
+        ScreenClass::Dialog => Class::Dialog(rule.name.clone().unwrap_or_else(|| "unnamed".into())),
+        ScreenClass::Picker => Class::Picker,
+        ScreenClass::Busy => Class::Busy,
+        ScreenClass::Ready => Class::Ready,
+    });
+    let (composer, row) = composer(definition, screen);
+    (class, composer, row)
+}
+
+fn matches(rule: &ScreenRule, screen: &Screen) -> bool {
+    let tail = screen.tail(rule.tail);
+    rule.all.iter().all(|p| p.is_match(&tail))
+        && (rule.any.is_empty() || rule.any.iter().any(|p| p.is_match(&tail)))
+        && !rule.none.iter().any(|p| p.is_match(&tail))
+        && rule.title.as_ref().is_none_or(|p| p.is_match(&screen.title))
+        && rule.cursor_shown.is_none_or(|want| want == screen.cursor_shown)
+}
+
+/// The bottom-most row that begins like the composer, and whether a person's text stands behind it.
+fn composer(definition: &Definition, screen: &Screen) -> (Composer, String) {
+    let draft = &definition.draft;
+    let found = (0..screen.rows.len()).rev().find_map(|i| draft.composer.find(&screen.row_text(i)).map(|m| (i, m.as_str().chars().count())));
+    let Some((at, prompt)) = found else {
+        return (Composer::Absent, String::new());
+    };
+    let row_text = screen.row_text(at);
+    let behind: Vec<Cell> = screen.rows[at].iter().skip(prompt).copied().collect();
+    // The program's own cursor stands on the first letter of a ghost and hides its faintness there.
+    let ghost = |cells: &[Cell]| {
+        let visible: Vec<&Cell> = cells.iter().filter(|c| c.ch != ' ' && c.ch != '\u{a0}').collect();
+        visible.iter().enumerate().all(|(i, c)| c.dim || (i == 0 && c.reverse && visible.len() > 1))
+    };
+    let typed: String = behind.iter().map(|c| c.ch).collect();
+    // Further rows of a long draft stand indented below the first.
+    let below = (at + 1..screen.rows.len()).map(|i| screen.row_text(i)).take_while(|t| draft.continuation.as_ref().is_some_and(|c| c.is_match(t)));
+    let more: Vec<String> = below.collect();
+    if ghost(&behind) && more.is_empty() {
+        (Composer::Empty { row: at }, row_text)
+    } else {
+        let mut text = typed;
+        for line in more {
+            text.push('\n');
+            text.push_str(line.trim());
+        }
+        (Composer::Text(text), row_text)
+    }
+}
+
+impl Look {
+    /// Binds an act to exactly this look: the cursor has not moved and the composer's row is the same.
+    pub fn guard(&self) -> Guard {
+        let mut facts = vec![Fact::CursorAt { x: self.cursor.0, y: self.cursor.1 }];
+        if !self.composer_row.is_empty() {
+            facts.push(Fact::Shows(format!("^{}$", quote_ere(self.composer_row.trim_end()))));
+        }
+        if self.cursor_shown {
+            facts.push(Fact::CursorShown);
+        }
+        Guard { facts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_read_and_colours_are_not_attributes() {
+        let s = Screen::parse("\u{1b}[38;5;2ma\u{1b}[2mb\u{1b}[0;7mc\u{1b}[0md\n\u{1b}[48;2;7;7;2me");
+        let row: Vec<(char, bool, bool)> = s.rows[0].iter().map(|c| (c.ch, c.dim, c.reverse)).collect();
+        assert_eq!(row, [('a', false, false), ('b', true, false), ('c', false, true), ('d', false, false)]);
+        assert!(!s.rows[1][0].dim && !s.rows[1][0].reverse);
+    }
+
+    #[test]
+    fn the_tail_leaves_blank_rows_out() {
+        let s = Screen::parse("one\n\ntwo\n   \nthree\n\n");
+        assert_eq!(s.tail(2), "two\nthree");
+    }
+}

@@ -1,0 +1,65 @@
+//! The host's settings: `<root>/config.yaml` and its `IAPEER_*` overrides, as values.
+
+use super::limits::Limits;
+use super::names::RuntimeName;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Runtime of `iapeer create` without `--runtime`.
+    pub default_runtime: RuntimeName,
+    /// Longest time from launch to the ready screen, in seconds (`IAPEER_BOOT_DEADLINE_SECS`).
+    pub boot_deadline_secs: u64,
+    /// Longest time from the ready screen to the evidence of the first message, in seconds
+    /// (`IAPEER_READY_GATE_SECS`).
+    pub ready_gate_secs: u64,
+    /// Deaths within the window that stop waking (`IAPEER_CRASHLOOP_MAX`).
+    pub crashloop_max: u32,
+    /// The window, in seconds (`IAPEER_CRASHLOOP_WINDOW_SECS`).
+    pub crashloop_window_secs: u64,
+    /// How long the agent gets between TERM and KILL, in seconds.
+    pub term_grace_secs: u64,
+    /// Size of `lifecycle.log` at which it is rotated, in bytes (`IAPEER_LIFECYCLE_LOG_MAX_BYTES`).
+    pub lifecycle_log_max_bytes: u64,
+    /// Rotated files kept (`IAPEER_LIFECYCLE_LOG_KEEP`).
+    pub lifecycle_log_keep: u32,
+    /// The same for `delivery.log` (`IAPEER_DELIVERY_LOG_MAX_BYTES`, `IAPEER_DELIVERY_LOG_KEEP`).
+    pub delivery_log_max_bytes: u64,
+    pub delivery_log_keep: u32,
+    /// Terminal size of a session while nobody is attached.
+    pub window: Window,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Window {
+    pub columns: u16,
+    pub rows: u16,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Window { columns: 200, rows: 50 }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            default_runtime: RuntimeName::echo(),
+            boot_deadline_secs: 240,
+            ready_gate_secs: 120,
+            crashloop_max: 3,
+            crashloop_window_secs: 300,
+            term_grace_secs: 5,
+            lifecycle_log_max_bytes: 5 * 1024 * 1024,
+            lifecycle_log_keep: 5,
+            delivery_log_max_bytes: 5 * 1024 * 1024,
+            delivery_log_keep: 5,
+            window: Window::default(),
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What the keeper reads and writes: launch file, start record, exit record. Their own version, because
+//! a keeper outlives upgrades of the daemon.
+
+use crate::core::message::ProcessRef;
+use crate::core::names::{Identity, Incarnation};
+use crate::core::peer::event::DeathCause;
+use crate::store::disk::{OsDisk, read_own, replace};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Version of these records; the daemon reads this and the one before.
+pub const PROTOCOL: u32 = 1;
+
+/// Everything the keeper needs, tokens included: mode 0600, deleted as soon as it is read.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LaunchFile {
+    pub protocol: u32,
+    pub identity: Identity,
+    pub incarnation: Incarnation,
+    pub argv: Vec<String>,
+    pub cwd: PathBuf,
+    pub env: BTreeMap<String, String>,
+    /// Where the start and exit records go.
+    pub exits: PathBuf,
+    pub term_grace_secs: u64,
+}
+
+impl LaunchFile {
+    pub fn take(path: &Path) -> io::Result<Self> {
+        let bytes = read_own(path, 16 * 1024 * 1024)?;
+        std::fs::remove_file(path)?;
+        let launch: LaunchFile = serde_json::from_slice(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display())))?;
+        if launch.argv.is_empty() || launch.protocol != PROTOCOL {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: protocol {} with {} arguments, expected protocol {PROTOCOL}", path.display(), launch.protocol, launch.argv.len())));
+        }
+        Ok(launch)
+    }
+}
+
+/// Written before the agent runs, and again with its pid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StartRecord {
+    pub protocol: u32,
+    pub identity: Identity,
+    pub incarnation: Incarnation,
+    pub keeper: ProcessRef,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<ProcessRef>,
+    pub at: String,
+    pub boot_id: String,
+}
+
+impl StartRecord {
+    pub fn path(exits: &Path, inc: Incarnation) -> PathBuf {
+        exits.join(format!("{inc}.start.json"))
+    }
+    pub fn write(&self, exits: &Path) -> io::Result<()> {
+        write(&Self::path(exits, self.incarnation), self)
+    }
+    pub fn read(exits: &Path, inc: Incarnation) -> Option<Self> {
+        read(&Self::path(exits, inc))
+    }
+}
+
+/// How the agent ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    pub protocol: u32,
+    pub incarnation: Incarnation,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The agent could not be started at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    pub at: String,
+    /// CPU time of the agent and its reaped children.
+    pub user_ms: u64,
+    pub system_ms: u64,
+    /// Largest resident set of one of them.
+    pub max_rss_kib: u64,
+    /// Processes that outlived the agent and were ended.
+    pub left_over: usize,
+}
+
+impl ExitRecord {
+    pub fn of(incarnation: Incarnation, ended: super::Ended, at: String, left_over: usize) -> Self {
+        let (code, signal) = match ended {
+            super::Ended::Code(c) => (Some(c), None),
+            super::Ended::Signal(s) => (None, Some(s)),
+        };
+        let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_CHILDREN).ok();
+        let ms = |t: nix::sys::time::TimeVal| t.tv_sec() as u64 * 1000 + t.tv_usec() as u64 / 1000;
+        ExitRecord {
+            protocol: PROTOCOL,
+            incarnation,
+            code,
+            signal,
+            error: None,
+            at,
+            user_ms: usage.map_or(0, |u| ms(u.user_time())),
+            system_ms: usage.map_or(0, |u| ms(u.system_time())),
+            max_rss_kib: usage.map_or(0, |u| u.max_rss() as u64),
+            left_over,
+        }
+    }
+    pub fn path(exits: &Path, inc: Incarnation) -> PathBuf {
+        exits.join(format!("{inc}.exit.json"))
+    }
+    pub fn write(&self, exits: &Path) -> io::Result<()> {
+        write(&Self::path(exits, self.incarnation), self)
+    }
+    pub fn read(exits: &Path, inc: Incarnation) -> Option<Self> {
+        read(&Self::path(exits, inc))
+    }
+    pub fn cause(&self) -> DeathCause {
+        match (self.code, self.signal) {
+            (Some(code), _) => DeathCause::Exit(code),
+            (_, Some(signal)) => DeathCause::Signal(signal),
+            _ => DeathCause::Unknown,
+        }
+    }
+}
+
+fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    replace(&OsDisk, path, &serde_json::to_vec(value).map_err(io::Error::other)?)
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&read_own(path, 1024 * 1024).ok()?).ok()
+}

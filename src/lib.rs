@@ -1,0 +1,13 @@
+//! iapeer: coding agents as peers with an address, a durable mailbox and a supervised terminal.
+//!
+//! `ARCHITECTURE.md` has the map; each module begins with what it is for and what it leaves out.
+
+#![deny(unsafe_code)]
+
+pub mod core;
+pub mod echo;
+pub mod keeper;
+pub mod ports;
+pub mod store;
+pub mod sys;
+pub mod tmux;

@@ -1,0 +1,261 @@
+//! One party's mailbox on disk: the folders `tmp new cur held done dead corrupt` of `queue/`.
+//!
+//! Accepted means kept: a record is written, synced, renamed into `new/` and the directory synced before
+//! anybody hears of its id. A claim is written and synced before anything is typed. Only the store
+//! thread writes here.
+
+use super::disk::{remove_if_there, replace};
+use crate::core::message::{Claim, Ending, Entry, Key, Message, MessageId, State};
+use crate::core::peer::effect::Giveback;
+use crate::core::record;
+use crate::ports::disk::Disk;
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const FOLDERS: [&str; 7] = ["tmp", "new", "cur", "held", "done", "dead", "corrupt"];
+/// Sequence numbers reserved by one write of the counter.
+const SEQ_BLOCK: u64 = 1000;
+/// A record is at most a body of 1 MiB with its header; anything larger is not ours.
+const RECORD_CAP: u64 = 64 * 1024 * 1024;
+const PEEK: u64 = 16 * 1024;
+
+pub struct Mailbox {
+    dir: PathBuf,
+    next_seq: u64,
+    reserved: u64,
+}
+
+/// What the folders hold at start.
+#[derive(Default)]
+pub struct Scan {
+    pub waiting: Vec<Entry>,
+    pub claim: Option<(Claim, Entry)>,
+    /// Every id this mailbox has ever kept.
+    pub ids: HashSet<MessageId>,
+    /// What was put into `corrupt/`, with the reason.
+    pub quarantined: Vec<(String, String)>,
+}
+
+impl Mailbox {
+    /// Opens `queue/`, creating what is missing, and empties `tmp/`.
+    pub fn open(disk: &dyn Disk, dir: PathBuf) -> io::Result<Self> {
+        for folder in FOLDERS {
+            disk.create_dir(&dir.join(folder))?;
+        }
+        for name in disk.list(&dir.join("tmp"))? {
+            remove_if_there(disk, &dir.join("tmp").join(name))?;
+        }
+        let stored = match disk.read(&dir.join("seq"), 64) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold a number", dir.join("seq").display())))?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            Err(e) => return Err(e),
+        };
+        Ok(Mailbox { dir, next_seq: stored + 1, reserved: stored })
+    }
+
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The next place in the order. Survives an emptied mailbox and a lost power.
+    pub fn take_seq(&mut self, disk: &dyn Disk) -> io::Result<u64> {
+        if self.next_seq > self.reserved {
+            let reserve = self.next_seq + SEQ_BLOCK;
+            replace(disk, &self.dir.join("seq"), reserve.to_string().as_bytes())?;
+            self.reserved = reserve;
+        }
+        self.next_seq += 1;
+        Ok(self.next_seq - 1)
+    }
+
+    /// Keeps a message. When this returns, it survives a power cut.
+    pub fn enqueue(&self, disk: &dyn Disk, message: &Message) -> io::Result<()> {
+        let name = message.entry().key.file_name();
+        let temp = self.dir.join("tmp").join(&name);
+        let done = disk.create_synced(&temp, &record::encode(message)).and_then(|()| disk.rename(&temp, &self.dir.join("new").join(&name)));
+        if let Err(error) = done {
+            let _ = disk.remove(&temp);
+            return Err(error);
+        }
+        disk.sync_dir(&self.dir.join("new"))
+    }
+
+    /// Looks at every folder; puts aside what is not a message.
+    pub fn scan(&self, disk: &dyn Disk) -> io::Result<Scan> {
+        let mut scan = Scan::default();
+        let mut in_cur = Vec::new();
+        for folder in ["new", "cur"] {
+            for name in disk.list(&self.dir.join(folder))? {
+                if name.ends_with(".claim") && folder == "cur" {
+                    continue;
+                }
+                match self.peek(disk, folder, &name) {
+                    Ok(entry) if folder == "new" => scan.waiting.push(entry),
+                    Ok(entry) => in_cur.push(entry),
+                    Err(reason) => {
+                        self.quarantine(disk, folder, &name)?;
+                        scan.quarantined.push((format!("{folder}/{name}"), reason));
+                    }
+                }
+            }
+        }
+        for name in disk.list(&self.dir.join("cur"))? {
+            let Some(key) = name.strip_suffix(".claim").and_then(Key::from_file_name) else { continue };
+            let claim = self.read_claim(disk, &key);
+            let entry = in_cur.iter().find(|e| e.key == key).or_else(|| scan.waiting.iter().find(|e| e.key == key)).cloned();
+            match (claim, entry) {
+                (Some(claim), Some(entry)) if !claim.released => {
+                    // A crash between the claim and the rename leaves the record in new/.
+                    if !in_cur.iter().any(|e| e.key == key) {
+                        disk.rename(&self.dir.join("new").join(key.file_name()), &self.dir.join("cur").join(key.file_name()))?;
+                        scan.waiting.retain(|e| e.key != key);
+                    }
+                    in_cur.retain(|e| e.key != key);
+                    scan.claim = Some((claim, entry));
+                }
+                // Given back, or never rightly claimed: the record waits again.
+                (_, Some(entry)) if in_cur.contains(&entry) => {
+                    disk.rename(&self.dir.join("cur").join(key.file_name()), &self.dir.join("new").join(key.file_name()))?;
+                    in_cur.retain(|e| *e != entry);
+                    scan.waiting.push(entry);
+                }
+                (Some(_), Some(_)) => {}
+                // The record has moved on; only its claim stayed.
+                (_, None) => remove_if_there(disk, &self.dir.join("cur").join(&name))?,
+                (None, Some(_)) => remove_if_there(disk, &self.dir.join("cur").join(&name))?,
+            }
+        }
+        for entry in in_cur {
+            disk.rename(&self.dir.join("cur").join(entry.key.file_name()), &self.dir.join("new").join(entry.key.file_name()))?;
+            scan.waiting.push(entry);
+        }
+        scan.waiting.sort_by_key(|e| e.key.rank());
+        for folder in ["new", "cur", "held", "done", "dead"] {
+            scan.ids.extend(disk.list(&self.dir.join(folder))?.iter().filter_map(|n| Key::from_file_name(n)).map(|k| k.id));
+        }
+        Ok(scan)
+    }
+
+    fn peek(&self, disk: &dyn Disk, folder: &str, name: &str) -> Result<Entry, String> {
+        let key = Key::from_file_name(name).ok_or("not a name of a message record")?;
+        let path = self.dir.join(folder).join(name);
+        // Small records are read whole and checked; of large ones the header, and the size.
+        let bytes = match disk.read(&path, PEEK) {
+            Ok(bytes) => {
+                let message = record::decode(&bytes).map_err(|e| e.to_string())?;
+                return Ok(message.entry()).and_then(|e| matches_name(e, key));
+            }
+            Err(_) => disk.read(&path, RECORD_CAP).map_err(|e| e.to_string())?,
+        };
+        let (message, len) = record::peek(&bytes).map_err(|e| e.to_string())?;
+        if len != bytes.len() as u64 {
+            return Err(format!("{} bytes, the header says {len}", bytes.len()));
+        }
+        matches_name(message.entry(), key)
+    }
+
+    fn quarantine(&self, disk: &dyn Disk, folder: &str, name: &str) -> io::Result<()> {
+        let mut target = self.dir.join("corrupt").join(name);
+        let mut n = 1;
+        while target.symlink_metadata().is_ok() {
+            target = self.dir.join("corrupt").join(format!("{name}.{n}"));
+            n += 1;
+        }
+        disk.rename(&self.dir.join(folder).join(name), &target)
+    }
+
+    /// Reads a whole record, checked, from the first of these folders that has it.
+    pub fn read(&self, disk: &dyn Disk, key: &Key, folders: &[&str]) -> Result<Message, String> {
+        let name = key.file_name();
+        for folder in folders {
+            match disk.read(&self.dir.join(folder).join(&name), RECORD_CAP) {
+                Ok(bytes) => return record::decode(&bytes).map_err(|e| format!("{folder}/{name}: {e}")),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(format!("{folder}/{name}: {e}")),
+            }
+        }
+        Err(format!("{name}: no such record"))
+    }
+
+    fn claim_path(&self, key: &Key) -> PathBuf {
+        self.dir.join("cur").join(format!("{}.claim", key.file_name()))
+    }
+
+    pub fn read_claim(&self, disk: &dyn Disk, key: &Key) -> Option<Claim> {
+        serde_json::from_slice(&disk.read(&self.claim_path(key), 64 * 1024).ok()?).ok()
+    }
+
+    /// Claims a record; `claim` comes with everything but the counts, which an earlier claim may carry.
+    pub fn claim(&self, disk: &dyn Disk, key: &Key, mut claim: Claim) -> io::Result<Claim> {
+        if let Some(earlier) = self.read_claim(disk, key) {
+            claim.attempt = earlier.attempt;
+            claim.deaths = earlier.deaths;
+        }
+        claim.attempt += 1;
+        self.write_claim(disk, key, &claim)?;
+        disk.rename(&self.dir.join("new").join(key.file_name()), &self.dir.join("cur").join(key.file_name()))?;
+        Ok(claim)
+    }
+
+    fn write_claim(&self, disk: &dyn Disk, key: &Key, claim: &Claim) -> io::Result<()> {
+        replace(disk, &self.claim_path(key), &serde_json::to_vec(claim).map_err(io::Error::other)?)
+    }
+
+    pub fn release(&self, disk: &dyn Disk, key: &Key, how: Giveback) -> io::Result<()> {
+        if let Some(mut claim) = self.read_claim(disk, key) {
+            match how {
+                Giveback::Untouched => claim.attempt = claim.attempt.saturating_sub(1),
+                Giveback::Redeliver { deaths } => claim.deaths = deaths,
+            }
+            claim.released = true;
+            self.write_claim(disk, key, &claim)?;
+        }
+        disk.rename(&self.dir.join("cur").join(key.file_name()), &self.dir.join("new").join(key.file_name()))
+    }
+
+    /// Moves a record to where it ended, from wherever it waits.
+    pub fn finish(&self, disk: &dyn Disk, key: &Key, ending: &Ending) -> io::Result<()> {
+        let (folder, suffix) = match ending.state {
+            State::Dead => ("dead", "why"),
+            State::Parked => ("held", "why"),
+            _ => ("done", "end"),
+        };
+        let name = key.file_name();
+        let note = self.dir.join(folder).join(format!("{name}.{suffix}"));
+        remove_if_there(disk, &note)?;
+        disk.create_synced(&note, &serde_json::to_vec(ending).map_err(io::Error::other)?)?;
+        let target = self.dir.join(folder).join(&name);
+        let from_cur = disk.rename(&self.dir.join("cur").join(&name), &target);
+        if from_cur.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            disk.rename(&self.dir.join("new").join(&name), &target)?;
+        } else {
+            from_cur?;
+        }
+        remove_if_there(disk, &self.claim_path(key))
+    }
+
+    pub fn ending(&self, disk: &dyn Disk, key: &Key) -> Option<Ending> {
+        let note = |folder: &str, suffix: &str| {
+            let path = self.dir.join(folder).join(format!("{}.{suffix}", key.file_name()));
+            serde_json::from_slice(&disk.read(&path, 64 * 1024).ok()?).ok()
+        };
+        note("done", "end").or_else(|| note("dead", "why")).or_else(|| note("held", "why"))
+    }
+
+    /// Keys in a folder, in order.
+    pub fn keys(&self, disk: &dyn Disk, folder: &str) -> Vec<Key> {
+        keys_in(disk, &self.dir.join(folder))
+    }
+}
+
+/// Keys of the records in a folder, in order; a folder that is not there has none.
+pub fn keys_in(disk: &dyn Disk, dir: &Path) -> Vec<Key> {
+    let mut keys: Vec<Key> = disk.list(dir).unwrap_or_default().iter().filter_map(|n| Key::from_file_name(n)).collect();
+    keys.sort_by_key(Key::rank);
+    keys
+}
+
+fn matches_name(entry: Entry, key: Key) -> Result<Entry, String> {
+    if entry.key == key { Ok(entry) } else { Err("the name and the header do not agree".into()) }
+}

@@ -1,0 +1,14 @@
+//! The disk: layout of the root, atomic files, mailboxes, profiles, registry.
+//!
+//! A file here is old or new, never half: temp, sync, rename, sync of the directory. Every open refuses
+//! symlinks, never blocks, and checks that it got a regular file of ours. Formats: `state/README.md`.
+
+pub mod config_file;
+pub mod disk;
+pub mod layout;
+pub mod mailbox;
+pub mod peer_state;
+pub mod profile_file;
+pub mod registry;
+pub mod spool;
+pub mod yaml;

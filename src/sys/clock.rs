@@ -1,0 +1,36 @@
+//! Wall clock, boot-time clock and boot id.
+
+use crate::core::Millis;
+use crate::ports::Clock;
+use chrono::{DateTime, Local, Utc};
+use nix::time::{ClockId, clock_gettime};
+
+#[cfg(target_os = "linux")]
+const BOOT_CLOCK: ClockId = ClockId::CLOCK_BOOTTIME;
+#[cfg(not(target_os = "linux"))]
+const BOOT_CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
+
+/// Milliseconds since boot, suspend included; no jump of the wall clock moves it.
+pub fn boot_ms() -> Millis {
+    clock_gettime(BOOT_CLOCK).map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
+}
+
+/// Names this boot of the host: state of another boot speaks of processes that are gone.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_string()).unwrap_or_else(|_| "unknown".into())
+}
+
+/// The clock of the host.
+pub struct HostClock;
+
+impl Clock for HostClock {
+    fn boot_ms(&self) -> Millis {
+        boot_ms()
+    }
+    fn utc(&self) -> DateTime<Utc> {
+        Utc::now()
+    }
+    fn local(&self) -> DateTime<Local> {
+        Local::now()
+    }
+}

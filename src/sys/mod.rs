@@ -1,0 +1,11 @@
+//! The kernel: clocks, processes, terminals. The only place with `unsafe`, and the only place that
+//! knows Linux from macOS.
+//!
+//! A pid is trusted only together with its start time: [`ProcessRef`] tells a reused pid apart.
+
+#![allow(unsafe_code)]
+
+pub mod clock;
+pub mod process;
+pub mod spawn;
+pub mod wait;

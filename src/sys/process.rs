@@ -1,0 +1,149 @@
+//! What the kernel says about processes. Signals go only to recorded processes whose start time fits.
+
+use crate::core::message::ProcessRef;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// One line of `/proc/PID/stat` as far as it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub state: char,
+    pub parent: i32,
+    pub session: i32,
+    /// Clock ticks since boot.
+    pub start: u64,
+}
+
+#[cfg(target_os = "linux")]
+pub fn stat(pid: i32) -> Option<Stat> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&text)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn stat(pid: i32) -> Option<Stat> {
+    // Without /proc a pid is only known to exist; `ps` gives its parent and start.
+    let out = std::process::Command::new("ps").args(["-o", "state=,ppid=,sess=,lstart=", "-p", &pid.to_string()]).output().ok()?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let mut words = text.split_whitespace();
+    let state = words.next()?.chars().next()?;
+    let parent = words.next()?.parse().ok()?;
+    let session = words.next().and_then(|w| w.parse().ok()).unwrap_or(0);
+    let stamp: String = words.collect::<Vec<_>>().join(" ");
+    let start = chrono::NaiveDateTime::parse_from_str(&stamp, "%a %b %d %H:%M:%S %Y").ok()?.and_utc().timestamp() as u64;
+    Some(Stat { state, parent, session, start })
+}
+
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+fn parse_stat(text: &str) -> Option<Stat> {
+    // The command name may hold anything, also ") R 1"; the last parenthesis ends it.
+    let after = &text[text.rfind(')')? + 1..];
+    let fields: Vec<&str> = after.split_whitespace().collect();
+    Some(Stat {
+        state: fields.first()?.chars().next()?,
+        parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        start: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// A process as it is now, to be recognised later.
+pub fn reference(pid: i32) -> Option<ProcessRef> {
+    stat(pid).map(|s| ProcessRef { pid, start: s.start })
+}
+
+/// Whether the very process still runs. A zombie counts as gone.
+pub fn is_alive(process: &ProcessRef) -> bool {
+    stat(process.pid).is_some_and(|s| s.start == process.start && s.state != 'Z' && s.state != 'X')
+}
+
+/// Signals the very process, never a successor with its pid. `Ok(false)`: it is gone.
+pub fn signal(process: &ProcessRef, signal: Signal) -> nix::Result<bool> {
+    if !is_alive(process) {
+        return Ok(false);
+    }
+    match kill(Pid::from_raw(process.pid), signal) {
+        Ok(()) => Ok(true),
+        Err(nix::errno::Errno::ESRCH) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The chain of parents, nearest first, ending at a process without a parent.
+pub fn ancestors(pid: i32) -> Vec<ProcessRef> {
+    let mut chain = Vec::new();
+    let mut next = pid;
+    while let Some(s) = stat(next) {
+        chain.push(ProcessRef { pid: next, start: s.start });
+        if s.parent <= 0 || chain.len() > 200 {
+            break;
+        }
+        next = s.parent;
+    }
+    chain
+}
+
+/// All processes below `root`, found by their parents.
+pub fn descendants(root: i32) -> Vec<i32> {
+    let mut children: std::collections::HashMap<i32, Vec<i32>> = std::collections::HashMap::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        if let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) {
+            if let Some(s) = stat(pid) {
+                children.entry(s.parent).or_default().push(pid);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    let mut todo = vec![root];
+    while let Some(pid) = todo.pop() {
+        for child in children.get(&pid).into_iter().flatten() {
+            found.push(*child);
+            todo.push(*child);
+        }
+    }
+    found
+}
+
+/// A descriptor that becomes readable when the process ends.
+#[cfg(target_os = "linux")]
+pub fn pidfd(process: &ProcessRef) -> std::io::Result<OwnedFd> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let pid = Pid::from_raw(process.pid).ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+    let fd = pidfd_open(pid, PidfdFlags::empty())?;
+    if is_alive(process) { Ok(fd) } else { Err(std::io::Error::from(std::io::ErrorKind::NotFound)) }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn pidfd(_process: &ProcessRef) -> std::io::Result<OwnedFd> {
+    Err(std::io::Error::from(std::io::ErrorKind::Unsupported))
+}
+
+/// Finds a program as a shell would, in the given PATH.
+pub fn find_program(name: &str, path: &str) -> Option<PathBuf> {
+    use nix::unistd::{AccessFlags, access};
+    let executable = |p: &PathBuf| p.is_file() && access(p, AccessFlags::X_OK).is_ok();
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(executable);
+    }
+    path.split(':').filter(|d| !d.is_empty()).map(|d| PathBuf::from(d).join(name)).find(executable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_command_name_does_not_confuse_stat() {
+        let text = "42 (a) R 1 (b) S 7 42 43 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 999 0";
+        assert_eq!(parse_stat(text), Some(Stat { state: 'S', parent: 7, session: 43, start: 999 }));
+    }
+
+    #[test]
+    fn a_reused_pid_is_not_the_process() {
+        let me = reference(std::process::id() as i32).unwrap();
+        assert!(is_alive(&me));
+        assert!(!is_alive(&ProcessRef { start: me.start + 1, ..me }));
+    }
+}

@@ -1,0 +1,41 @@
+//! Starting an agent in the foreground of the keeper's terminal.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+/// Spawns `command` as its own process group in the foreground of the terminal on standard input, and
+/// arranges that the kernel kills it when this process dies.
+///
+/// # Errors
+/// What `fork` or `exec` says, for example that the program does not exist.
+pub fn foreground(command: &mut Command) -> io::Result<Child> {
+    command.process_group(0);
+    // SAFETY: runs between fork and exec of a process with one thread; only async-signal-safe calls
+    // (signal, tcsetpgrp, prctl) are made, and nothing is allocated.
+    unsafe {
+        command.pre_exec(|| {
+            use nix::sys::signal::{SigHandler, Signal, signal};
+            // A background group that calls tcsetpgrp is stopped unless it ignores SIGTTOU.
+            signal(Signal::SIGTTOU, SigHandler::SigIgn)?;
+            let taken = nix::unistd::tcsetpgrp(io::stdin(), nix::unistd::getpid());
+            signal(Signal::SIGTTOU, SigHandler::SigDfl)?;
+            match taken {
+                Ok(()) | Err(nix::errno::Errno::ENOTTY) => {}
+                Err(e) => return Err(e.into()),
+            }
+            #[cfg(target_os = "linux")]
+            nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// Lets this process change the terminal's foreground group without being stopped for it.
+pub fn ignore_background_stop() -> io::Result<()> {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: ignoring a signal installs no handler.
+    unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
+    Ok(())
+}

@@ -1,0 +1,227 @@
+//! Every command list that tmux gets, as argument vectors.
+//!
+//! Rules kept here: `-u` and `-S` always; a user's own configuration is never read; a pane is addressed
+//! by `%id`; an argument that ends in `;` would be split by tmux, so it is escaped; texts travel by
+//! standard input, never as arguments.
+
+use super::format;
+use crate::core::message::MessageId;
+use crate::core::runtime::{CR, KeyName};
+use crate::ports::terminal::{PaneRef, Paste, StartSpec, Submit};
+use std::path::Path;
+use tmux_interface::{BindKey, CapturePane, DeleteBuffer, DisplayMessage, LoadBuffer, PasteBuffer, ResizeWindow, SendKeys, SetBuffer, SetHook, SetOption, TmuxCommand};
+
+/// First field of a look's header line, and of a start's.
+pub const LOOK: &str = "iap-look";
+pub const STARTED: &str = "iap-started";
+/// Printed by a guarded list that acted.
+pub const OK_PASTE: &str = "iap-pasted";
+pub const OK_SUBMIT: &str = "iap-submitted";
+pub const OK_PROBE: &str = "iap-probed";
+/// Between fields: no tmux variable but the title can hold it, and the title comes last.
+pub const SEPARATOR: char = '\u{1f}';
+/// Lines of scrollback a pane keeps (2,000 lines are 1 to 4 MB).
+const HISTORY_LINES: &str = "2000";
+
+/// A list of commands, run by one client without yielding between them.
+#[derive(Default)]
+pub struct List(Vec<String>);
+
+impl List {
+    fn then(mut self, command: TmuxCommand<'_>) -> Self {
+        if !self.0.is_empty() {
+            self.0.push(";".into());
+        }
+        self.0.extend(command.to_vec().into_iter().map(|word| escape_semicolon(&word)));
+        self
+    }
+    fn then_words<const N: usize>(self, words: [&str; N]) -> Self {
+        let mut command = TmuxCommand::new();
+        command.name(words[0].to_string());
+        for word in &words[1..] {
+            command.push_param(word.to_string());
+        }
+        self.then(command)
+    }
+    pub fn words(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// An argument that ends in `;` is a command separator to tmux unless the `;` is escaped.
+fn escape_semicolon(word: &str) -> String {
+    match word.strip_suffix(';') {
+        Some(stem) => format!("{stem}\\;"),
+        None => word.to_string(),
+    }
+}
+
+/// The client's own arguments, before the list.
+pub fn client(socket: &Path) -> Vec<String> {
+    ["-u", "-f", "/dev/null", "-S", &socket.to_string_lossy()].map(String::from).to_vec()
+}
+
+fn option<'a>(name: &'a str, value: &'a str) -> TmuxCommand<'a> {
+    SetOption::new().global().quiet().option(name).value(value).build()
+}
+
+/// Starts the server with our options, then the session, and prints where it is.
+pub fn start(spec: &StartSpec) -> List {
+    let (columns, rows) = (spec.columns.to_string(), spec.rows.to_string());
+    let name = spec.identity.to_string();
+    let back = format!("if-shell -F '#{{==:#{{session_attached}},0}}' 'resize-window -x {columns} -y {rows}'");
+    let mut list = List::default().then_words(["start-server"]);
+    for (key, value) in [
+        ("escape-time", "10"),
+        ("set-clipboard", "off"),
+        ("default-terminal", "tmux-256color"),
+        ("remain-on-exit", "on"),
+        ("status", "off"),
+        ("prefix", "None"),
+        ("history-limit", HISTORY_LINES),
+        ("assume-paste-time", "1"),
+        ("automatic-rename", "off"),
+        ("allow-rename", "off"),
+        ("allow-passthrough", "off"),
+        ("bell-action", "none"),
+        ("monitor-bell", "off"),
+    ] {
+        list = list.then(option(key, value));
+    }
+    list = list
+        .then(BindKey::new().key_table("root").key("C-]").command("detach-client").build())
+        .then(SetHook::new().global().hook_name("client-attached").command("set-option -w window-size latest").build())
+        .then(SetHook::new().global().hook_name("client-detached").command(&back).build());
+    // No -c: tmux expands it as a format, and a folder may be named #(cmd). The keeper changes there.
+    let mut session = TmuxCommand::new();
+    session.name("new-session");
+    for word in ["-d", "-s", &name, "-x", &columns, "-y", &rows, "--"] {
+        session.push_param(word.to_string());
+    }
+    for word in &spec.argv {
+        session.push_param(word.clone());
+    }
+    let target = format!("={name}:");
+    let print = format!("{STARTED}{SEPARATOR}#{{pane_id}}{SEPARATOR}#{{pane_pid}}{SEPARATOR}#{{pid}}{SEPARATOR}#{{pane_tty}}");
+    list.then(session)
+        .then(ResizeWindow::new().target_window(&target).width(spec.columns as usize).height(spec.rows as usize).build())
+        .then(DisplayMessage::new().print().target_pane(&target).message(&print).build())
+}
+
+fn look_format() -> String {
+    let fields = ["cursor_x", "cursor_y", "cursor_flag", "pane_dead", "pane_in_mode", "pane_input_off", "session_attached", "pane_pid", "@iap_p", "@iap_e", "pane_title"];
+    let values: Vec<String> = fields.iter().map(|f| format!("#{{{f}}}")).collect();
+    format!("{LOOK}{SEPARATOR}{}", values.join(&SEPARATOR.to_string()))
+}
+
+/// The state of the pane and its screen.
+pub fn look(pane: &PaneRef) -> List {
+    List::default()
+        .then(DisplayMessage::new().print().target_pane(&pane.pane).message(look_format()).build())
+        .then(CapturePane::new().escape_sequences().stdout().target_pane(&pane.pane).build())
+}
+
+/// The same, as a command string for the branch of a guard that refused.
+fn look_string(pane: &PaneRef) -> String {
+    format!("display-message -p -t {p} '{}' ; capture-pane -e -p -t {p}", look_format(), p = pane.pane)
+}
+
+fn guarded(list: List, pane: &PaneRef, guard: &str, yes: &str, no: &str) -> List {
+    // The builder has no second command; the words are the same.
+    list.then_words(["if-shell", "-F", "-t", &pane.pane, guard, yes, no])
+}
+
+/// The guarded paste and its mark; the text comes on standard input.
+pub fn paste(pane: &PaneRef, paste: &Paste) -> List {
+    let (p, id) = (&pane.pane, &paste.id);
+    let mut list = List::default();
+    if paste.leave_mode {
+        // `copy-mode -q` leaves any mode; the builder does not know the flag yet.
+        list = list.then_words(["copy-mode", "-q", "-t", p]);
+    }
+    let buffer = id.to_string();
+    let paste_words = words(PasteBuffer::new().bracket_codes().no_replacement().delete().buffer_name(&buffer).target_pane(p).build());
+    let yes = format!("{paste_words} ; set-option -p -t {p} @iap_p '{}' ; display-message -p {OK_PASTE}", format::mark(id, pane.incarnation));
+    let drop_buffer = words(DeleteBuffer::new().buffer_name(&buffer).build());
+    let no = format!("{drop_buffer} ; {}", look_string(pane));
+    let guard = format::paste_guard(pane, id, &paste.guard);
+    list = list.then(LoadBuffer::new().buffer_name(&buffer).path("-").build());
+    list = guarded(list, pane, &guard, &yes, &no);
+    match &paste.submit {
+        Some(key) => submit_onto(list, pane, &Submit { id: id.clone(), attempt: 1, guard: Default::default(), key: key.clone() }, ""),
+        None => list,
+    }
+}
+
+pub fn submit(pane: &PaneRef, submit: &Submit) -> List {
+    submit_onto(List::default(), pane, submit, &look_string(pane))
+}
+
+fn submit_onto(list: List, pane: &PaneRef, submit: &Submit, no: &str) -> List {
+    let Submit { id, attempt, guard, key } = submit;
+    let p = &pane.pane;
+    let mark = format!("{}@{}#{attempt}", id, pane.incarnation);
+    let told = format!("set-option -p -t {p} @iap_e '{mark}' ; display-message -p {OK_SUBMIT}");
+    let guard = format::submit_guard(pane, id, *attempt, guard);
+    if key.0 == CR {
+        // A real carriage return: no mode and no key table can eat it.
+        let buffer = format!("{id}-r");
+        let list = list.then(SetBuffer::new().buffer_name(&buffer).data("\r").build());
+        let press = words(PasteBuffer::new().delete().buffer_name(&buffer).target_pane(p).build());
+        let drop_buffer = words(DeleteBuffer::new().buffer_name(&buffer).build());
+        let no = if no.is_empty() { drop_buffer } else { format!("{drop_buffer} ; {no}") };
+        guarded(list, pane, &guard, &format!("{press} ; {told}"), &no)
+    } else {
+        let press = words(SendKeys::new().target_pane(p).key(&key.0).build());
+        let no = if no.is_empty() { "display-message -p ''" } else { no };
+        guarded(list, pane, &guard, &format!("{press} ; {told}"), no)
+    }
+}
+
+/// Evaluates the submit guard and types nothing.
+pub fn probe(pane: &PaneRef, id: &MessageId, guard: &crate::core::guard::Guard) -> List {
+    let condition = format::submit_guard(pane, id, 1, guard);
+    guarded(List::default(), pane, &condition, &format!("display-message -p {OK_PROBE}"), &look_string(pane))
+}
+
+/// Presses one key of a dialog while its frame is on the screen.
+pub fn key(pane: &PaneRef, guard: &crate::core::guard::Guard, key: &KeyName) -> List {
+    let name = if key.0 == CR { "Enter" } else { &key.0 };
+    let press = words(SendKeys::new().target_pane(&pane.pane).key(name).build());
+    let condition = format::key_guard(pane, guard);
+    guarded(List::default(), pane, &condition, &format!("{press} ; display-message -p {OK_PROBE}"), &look_string(pane))
+}
+
+pub fn server_pid() -> List {
+    List::default().then(DisplayMessage::new().print().message("#{pid}").build())
+}
+
+pub fn kill_server() -> List {
+    List::default().then_words(["kill-server"])
+}
+
+/// A command as text, for the branch of an `if-shell`. All its words are ours and need no quotes.
+fn words(command: TmuxCommand<'_>) -> String {
+    command.to_vec().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trailing_semicolon_is_escaped() {
+        assert_eq!(escape_semicolon("a;"), "a\\;");
+        assert_eq!(escape_semicolon("a;b"), "a;b");
+    }
+
+    #[test]
+    fn the_paste_list_reads_as_designed() {
+        let pane = PaneRef { socket: "/s".into(), pane: "%0".into(), keeper_pid: 7, incarnation: 3 };
+        let id: MessageId = "0199a0b0-0000-7000-8000-000000000001".parse().unwrap();
+        let list = paste(&pane, &Paste { id: id.clone(), text: String::new(), guard: Default::default(), leave_mode: true, submit: None });
+        let text = list.words().join(" ");
+        assert!(text.starts_with(&format!("copy-mode -q -t %0 ; load-buffer -b {id} - ; if-shell -F -t %0 ")), "{text}");
+        assert!(text.contains(&format!("paste-buffer -d -p -r -b {id} -t %0 ; set-option -p -t %0 @iap_p '{id}@3'")), "{text}");
+    }
+}
