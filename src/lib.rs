@@ -4,10 +4,14 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
+pub mod cli;
 pub mod core;
+pub mod daemon;
 pub mod echo;
 pub mod keeper;
 pub mod ports;
+pub mod runtime;
 pub mod store;
 pub mod sys;
 pub mod tmux;

@@ -1,1 +1,5 @@
-fn main(){}
+//! The `iapeer` program: see `iapeer --help`.
+
+fn main() -> std::process::ExitCode {
+    iapeer::cli::main()
+}

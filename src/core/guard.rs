@@ -74,6 +74,12 @@ impl TryFrom<String> for Ere {
                 return Err(format!("a pattern of one row holds no control characters: {s:?}"));
             }
         }
+        // The C library sorts such signs by its own tables: the range would match nothing, and say nothing.
+        let wide = |c: Option<&char>| c.is_some_and(|c| !c.is_ascii());
+        let all: Vec<char> = s.chars().collect();
+        if all.windows(3).any(|w| w[1] == '-' && wide(w.first()) && wide(w.last())) {
+            return Err(format!("a range of characters outside ASCII matches nothing in tmux; list them, or use a class such as [[:alnum:]]: {s:?}"));
+        }
         let probe = s.replace("{id}", "0").replace("{fence}", "f");
         regex::Regex::new(&probe).map_err(|e| format!("{e}"))?;
         Ok(Ere(s))
@@ -100,6 +106,8 @@ mod tests {
         assert!(Ere::try_from("^a\\[b|c$".to_string()).is_ok());
         assert!(Ere::try_from("\\d+".to_string()).is_err());
         assert!(Ere::try_from("a(".to_string()).is_err());
+        assert!(Ere::try_from("^[⠀-⣿] ".to_string()).is_err());
+        assert!(Ere::try_from("^[^[:alnum:]] [⠋⠙-]?[a-z]".to_string()).is_ok());
         assert_eq!(quote_ere("a.b[c]"), "a\\.b\\[c\\]");
     }
 }

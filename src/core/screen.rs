@@ -195,7 +195,8 @@ impl Look {
     pub fn guard(&self) -> Guard {
         let mut facts = vec![Fact::CursorAt { x: self.cursor.0, y: self.cursor.1 }];
         if !self.composer_row.is_empty() {
-            facts.push(Fact::Shows(format!("^{}$", quote_ere(self.composer_row.trim_end()))));
+            // Not trimmed: a no-break space behind the prompt is part of the row, also for tmux.
+            facts.push(Fact::Shows(format!("^{}$", quote_ere(&self.composer_row))));
         }
         if self.cursor_shown {
             facts.push(Fact::CursorShown);

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 /// The variables a template may name, with what they stand for.
 pub const VARIABLES: &[(&str, &str)] = &[
     ("iapeer", "absolute path of the iapeer program"),
+    ("iapeer_sh", "the same, quoted for a shell: for hook commands, which programs run through one"),
     ("root", "the state root"),
+    ("sock_dir", "the directory of the sockets"),
     ("identity", "<runtime>-<personality>"),
     ("personality", "the peer's name"),
     ("cwd", "the peer's folder"),

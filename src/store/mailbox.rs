@@ -5,11 +5,10 @@
 //! thread writes here.
 
 use super::disk::{remove_if_there, replace};
-use crate::core::message::{Claim, Ending, Entry, Key, Message, MessageId, State};
+use crate::core::message::{Claim, Ending, Entry, Key, Message, State};
 use crate::core::peer::effect::Giveback;
 use crate::core::record;
 use crate::ports::disk::Disk;
-use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,8 +30,8 @@ pub struct Mailbox {
 pub struct Scan {
     pub waiting: Vec<Entry>,
     pub claim: Option<(Claim, Entry)>,
-    /// Every id this mailbox has ever kept.
-    pub ids: HashSet<MessageId>,
+    /// Every record this mailbox has kept and not yet forgotten.
+    pub keys: Vec<Key>,
     /// What was put into `corrupt/`, with the reason.
     pub quarantined: Vec<(String, String)>,
 }
@@ -52,10 +51,6 @@ impl Mailbox {
             Err(e) => return Err(e),
         };
         Ok(Mailbox { dir, next_seq: stored + 1, reserved: stored })
-    }
-
-    pub fn folder(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
     }
 
     /// The next place in the order. Survives an emptied mailbox and a lost power.
@@ -132,7 +127,7 @@ impl Mailbox {
         }
         scan.waiting.sort_by_key(|e| e.key.rank());
         for folder in ["new", "cur", "held", "done", "dead"] {
-            scan.ids.extend(disk.list(&self.dir.join(folder))?.iter().filter_map(|n| Key::from_file_name(n)).map(|k| k.id));
+            scan.keys.extend(keys_in(disk, &self.dir.join(folder)));
         }
         Ok(scan)
     }
@@ -165,18 +160,6 @@ impl Mailbox {
         disk.rename(&self.dir.join(folder).join(name), &target)
     }
 
-    /// Reads a whole record, checked, from the first of these folders that has it.
-    pub fn read(&self, disk: &dyn Disk, key: &Key, folders: &[&str]) -> Result<Message, String> {
-        let name = key.file_name();
-        for folder in folders {
-            match disk.read(&self.dir.join(folder).join(&name), RECORD_CAP) {
-                Ok(bytes) => return record::decode(&bytes).map_err(|e| format!("{folder}/{name}: {e}")),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(format!("{folder}/{name}: {e}")),
-            }
-        }
-        Err(format!("{name}: no such record"))
-    }
 
     fn claim_path(&self, key: &Key) -> PathBuf {
         self.dir.join("cur").join(format!("{}.claim", key.file_name()))
@@ -235,18 +218,28 @@ impl Mailbox {
         remove_if_there(disk, &self.claim_path(key))
     }
 
-    pub fn ending(&self, disk: &dyn Disk, key: &Key) -> Option<Ending> {
-        let note = |folder: &str, suffix: &str| {
-            let path = self.dir.join(folder).join(format!("{}.{suffix}", key.file_name()));
-            serde_json::from_slice(&disk.read(&path, 64 * 1024).ok()?).ok()
-        };
-        note("done", "end").or_else(|| note("dead", "why")).or_else(|| note("held", "why"))
-    }
+}
 
-    /// Keys in a folder, in order.
-    pub fn keys(&self, disk: &dyn Disk, folder: &str) -> Vec<Key> {
-        keys_in(disk, &self.dir.join(folder))
+/// Reads a whole record, checked, from the first of these folders of `queue/` that has it.
+pub fn read_record(disk: &dyn Disk, queue: &Path, key: &Key, folders: &[&str]) -> Result<Message, String> {
+    let name = key.file_name();
+    for folder in folders {
+        match disk.read(&queue.join(folder).join(&name), RECORD_CAP) {
+            Ok(bytes) => return record::decode(&bytes).map_err(|e| format!("{folder}/{name}: {e}")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(format!("{folder}/{name}: {e}")),
+        }
     }
+    Err(format!("{name}: no such record"))
+}
+
+/// How a record ended, by the note beside it.
+pub fn read_ending(disk: &dyn Disk, queue: &Path, key: &Key) -> Option<Ending> {
+    let notes = [("done", "end"), ("dead", "why"), ("held", "why")];
+    notes.iter().find_map(|(folder, suffix)| {
+        let path = queue.join(folder).join(format!("{}.{suffix}", key.file_name()));
+        serde_json::from_slice(&disk.read(&path, 64 * 1024).ok()?).ok()
+    })
 }
 
 /// Keys of the records in a folder, in order; a folder that is not there has none.

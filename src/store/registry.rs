@@ -4,7 +4,8 @@
 use super::disk::{OsDisk, read_own, replace};
 use super::layout::Root;
 use super::profile_file;
-use crate::core::names::Personality;
+use crate::core::profile::Profile;
+use crate::core::names::{Personality, RuntimeName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -26,6 +27,9 @@ pub struct Place {
     /// user's tools.
     #[serde(default)]
     pub path: String,
+    /// For as long as the profile itself cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_runtime: Option<RuntimeName>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +46,7 @@ pub fn load(root: &Root) -> Registry {
     registry.v = 1;
     for entry in std::fs::read_dir(root.base().join("peers")).into_iter().flatten().flatten() {
         if let Ok(found) = profile_file::load(&entry.path()) {
-            registry.peers.entry(found.profile.personality).or_insert(Place { folder: entry.path(), path: String::new() });
+            registry.peers.entry(found.profile.personality).or_insert(Place { folder: entry.path(), path: String::new(), default_runtime: Some(found.profile.default_runtime) });
         }
     }
     registry
@@ -68,7 +72,8 @@ fn lock(path: &Path) -> io::Result<File> {
 impl Registry {
     /// Enters a folder under a name. The same folder may come again; another folder may not take the
     /// name while the first still is a peer of that name.
-    pub fn enter(&mut self, name: &Personality, folder: &Path, path: String) -> Result<(), RegistryError> {
+    pub fn enter(&mut self, profile: &Profile, folder: &Path, path: String) -> Result<(), RegistryError> {
+        let name = &profile.personality;
         if let Some(place) = self.peers.get(name) {
             let still = profile_file::load(&place.folder).is_ok_and(|l| l.profile.personality == *name);
             if place.folder != folder && still {
@@ -77,7 +82,7 @@ impl Registry {
         }
         // A folder bears one name.
         self.peers.retain(|n, p| n == name || p.folder != folder);
-        self.peers.insert(name.clone(), Place { folder: folder.into(), path });
+        self.peers.insert(name.clone(), Place { folder: folder.into(), path, default_runtime: Some(profile.default_runtime.clone()) });
         Ok(())
     }
 }

@@ -39,3 +39,15 @@ pub fn ignore_background_stop() -> io::Result<()> {
     unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
     Ok(())
 }
+
+/// Starts a program that outlives this one: its own process session, no terminal, output to a file.
+pub fn detached(command: &mut Command) -> io::Result<Child> {
+    // SAFETY: setsid is async-signal-safe and touches no memory of this process.
+    unsafe {
+        command.pre_exec(|| {
+            nix::unistd::setsid()?;
+            Ok(())
+        });
+    }
+    command.spawn()
+}

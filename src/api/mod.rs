@@ -1,0 +1,6 @@
+//! HTTP over the unix socket: the server's routes, the client, and the shapes both speak.
+
+pub mod caller;
+pub mod client;
+pub mod routes;
+pub mod shapes;

@@ -1,0 +1,225 @@
+//! The routes of `/v1`. Operator verbs are refused to agents; every error has a code of the closed list.
+
+use super::caller::{Caller, Who};
+use super::shapes::{AttachView, ErrorBody, HookRequest, Mail, MessageView, PeerView, ScreenView, SendRequest, StatusView, WakeRequest};
+use crate::core::fault::{Code, Fault};
+use crate::core::message::MessageId;
+use crate::core::names::Identity;
+use crate::daemon::host::Host;
+use crate::daemon::orders;
+use crate::daemon::router::{self, WaitFor};
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Longest request body: a message of any allowed size, escaped as JSON at worst.
+const BODY_LIMIT: usize = 16 * 1024 * 1024;
+/// Longest wait that one request may ask for.
+const WAIT_LIMIT_SECS: u64 = 24 * 3600;
+
+#[derive(Clone)]
+pub struct App {
+    pub host: Arc<Host>,
+    pub shutdown: CancellationToken,
+    /// Whether the shutdown ends the sessions, too.
+    pub end_sessions: Arc<std::sync::atomic::AtomicBool>,
+}
+
+pub struct Failed(Fault);
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Failed(fault)
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(ErrorBody { error: self.0 })).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Failed>;
+
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/healthz", get(healthz))
+        .route("/v1/status", get(status))
+        .route("/v1/whoami", get(whoami))
+        .route("/v1/peers", get(peers))
+        .route("/v1/peers/{peer}/screen", get(screen))
+        .route("/v1/peers/{peer}/wake", post(wake))
+        .route("/v1/peers/{peer}/stop", post(stop))
+        .route("/v1/peers/{peer}/start", post(start))
+        .route("/v1/peers/{peer}/new", post(new))
+        .route("/v1/messages", post(send))
+        .route("/v1/messages/{id}", get(message))
+        .route("/v1/messages/{id}/ack", post(ack))
+        .route("/v1/inbox", get(inbox))
+        .route("/v1/hook", post(hook))
+        .route("/v1/shutdown", post(shutdown))
+        .fallback(async || Failed(Fault::new(Code::Invalid, "no such route")))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(app)
+}
+
+impl App {
+    fn who(&self, caller: &Caller) -> Who {
+        caller.identify(|process| self.host.keeper_of(process))
+    }
+
+    fn operator(&self, caller: &Caller, what: &str) -> Result<(), Failed> {
+        match self.who(caller) {
+            Who::Operator => Ok(()),
+            Who::Peer(identity, _) => Err(Fault::new(Code::NotAllowed, format!("{identity} may not {what}: that is the operator's")).into()),
+            Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
+        }
+    }
+}
+
+fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failed> {
+    serde_json::from_slice(bytes).map_err(|e| Fault::new(Code::Invalid, format!("the request body: {e}")).into())
+}
+
+fn message_id(text: &str) -> Result<MessageId, Failed> {
+    text.parse().map_err(|e: String| Fault::new(Code::Invalid, e).into())
+}
+
+async fn healthz() -> &'static str {
+    "\"ok\""
+}
+
+async fn status(State(app): State<App>) -> Json<StatusView> {
+    Json(orders::status(&app.host))
+}
+
+async fn whoami(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>) -> Answer<String> {
+    match app.who(&caller) {
+        Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
+        who => Ok(Json(who.party().map(|p| p.to_string()).unwrap_or_default())),
+    }
+}
+
+async fn peers(State(app): State<App>) -> Json<Vec<PeerView>> {
+    Json(orders::list(&app.host))
+}
+
+async fn screen(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<ScreenView> {
+    app.operator(&caller, "read another terminal")?;
+    let handle = router::resolve(&app.host, &peer)?;
+    Ok(Json(orders::screen(&app.host, &handle).await?))
+}
+
+async fn wake(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>, bytes: Bytes) -> Answer<AttachView> {
+    app.operator(&caller, "wake peers")?;
+    let request: WakeRequest = body(&bytes)?;
+    let handle = router::resolve(&app.host, &peer)?;
+    Ok(Json(orders::wake(&app.host, &handle, request.cause, request.fresh).await?))
+}
+
+async fn stop(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<Identity> {
+    app.operator(&caller, "stop peers")?;
+    let handle = router::resolve(&app.host, &peer)?;
+    orders::stop(&handle, "operator").await?;
+    Ok(Json(handle.identity))
+}
+
+async fn start(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<AttachView> {
+    app.operator(&caller, "start peers")?;
+    let handle = router::resolve(&app.host, &peer)?;
+    Ok(Json(orders::start(&app.host, &handle, "operator").await?))
+}
+
+async fn new(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<AttachView> {
+    app.operator(&caller, "renew peers")?;
+    let handle = router::resolve(&app.host, &peer)?;
+    Ok(Json(orders::new(&app.host, &handle).await?))
+}
+
+async fn send(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Bytes) -> Answer<MessageView> {
+    let request: SendRequest = body(&bytes)?;
+    if app.shutdown.is_cancelled() {
+        return Err(Fault::new(Code::Draining, "the daemon is ending").hint("send again when it runs").into());
+    }
+    Ok(Json(router::send(&app.host, &app.who(&caller), request).await?))
+}
+
+#[derive(Deserialize)]
+struct MessageQuery {
+    wait: Option<WaitFor>,
+    timeout_secs: Option<u64>,
+}
+
+async fn message(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(id): Path<String>, Query(query): Query<MessageQuery>) -> Answer<MessageView> {
+    let id = message_id(&id)?;
+    let view = router::message(&app.host, &id)?;
+    match app.who(&caller) {
+        Who::Operator => {}
+        // Agents may ask about mail of their own.
+        Who::Peer(me, _) if [&view.from, &view.to].iter().any(|p| p.peer() == Some(&me)) => {}
+        Who::Peer(..) => return Err(Fault::new(Code::MessageUnknown, format!("no message of yours has the id {id}")).into()),
+        Who::Nobody(why) => return Err(Fault::new(Code::Unauthorized, why).into()),
+    }
+    match query.wait {
+        None => Ok(Json(view)),
+        Some(what) => {
+            let limit = Duration::from_secs(query.timeout_secs.unwrap_or(60).min(WAIT_LIMIT_SECS));
+            tokio::select! {
+                view = router::wait(&app.host, &id, what, limit) => Ok(Json(view?)),
+                () = app.shutdown.cancelled() => Ok(Json(router::message(&app.host, &id)?)),
+            }
+        }
+    }
+}
+
+async fn ack(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(id): Path<String>) -> Answer<MessageView> {
+    app.operator(&caller, "acknowledge the operator's mail")?;
+    Ok(Json(router::acknowledge(&app.host, &message_id(&id)?).await?))
+}
+
+#[derive(Deserialize)]
+struct InboxQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn inbox(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Query(query): Query<InboxQuery>) -> Answer<Vec<Mail>> {
+    app.operator(&caller, "read the operator's mail")?;
+    Ok(Json(router::inbox(&app.host, query.all)))
+}
+
+async fn hook(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Bytes) -> Answer<&'static str> {
+    let request: HookRequest = body(&bytes)?;
+    match app.who(&caller) {
+        Who::Peer(identity, inc) => {
+            orders::hook(&app.host, &identity, inc, &request.event, &request.payload).await;
+            Ok(Json("ok"))
+        }
+        Who::Operator => Err(Fault::new(Code::NotAllowed, "a hook report comes from inside a peer's session").into()),
+        Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShutdownRequest {
+    #[serde(default)]
+    all_peers: bool,
+}
+
+async fn shutdown(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Bytes) -> Answer<i32> {
+    app.operator(&caller, "stop the daemon")?;
+    let request: ShutdownRequest = body(&bytes)?;
+    app.end_sessions.store(request.all_peers, std::sync::atomic::Ordering::SeqCst);
+    app.shutdown.cancel();
+    Ok(Json(std::process::id() as i32))
+}

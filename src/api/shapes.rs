@@ -1,0 +1,192 @@
+//! JSON shapes of the API, first version. Stable: fields are added, never changed.
+
+use crate::core::message::{Evidence, Intelligence, MessageId, State};
+use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
+use crate::core::peer::WantedBy;
+use crate::core::profile::{ApprovalMode, WakePolicy};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Version of requests and answers; a daemon speaks its own and the one before.
+pub const PROTOCOL: u32 = 1;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SendRequest {
+    /// Chosen by the caller: repeating the request with the same id changes nothing.
+    #[serde(default)]
+    pub id: Option<MessageId>,
+    pub to: String,
+    pub text: String,
+    #[serde(default)]
+    pub topic: Option<String>,
+    #[serde(default)]
+    pub in_reply_to: Option<MessageId>,
+    #[serde(default)]
+    pub urgent: bool,
+    /// Accept for a stopped peer, too.
+    #[serde(default)]
+    pub queue: bool,
+    /// The door: `cli`, `mcp`, `api`.
+    #[serde(default)]
+    pub via: Option<String>,
+}
+
+/// A message as every surface shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MessageView {
+    pub id: MessageId,
+    pub from: Party,
+    pub to: Party,
+    pub state: State,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_reply_to: Option<MessageId>,
+    /// Place among the waiting mail of its recipient, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<usize>,
+    /// Whether a session was started for it.
+    #[serde(default)]
+    pub woke: bool,
+    pub accepted: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<String>,
+    /// The message that answers it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+    #[serde(default)]
+    pub attempt: u32,
+    pub len: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Answer {
+    pub id: MessageId,
+    pub text: String,
+}
+
+/// Mail with its body.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Mail {
+    pub id: MessageId,
+    pub from: Party,
+    pub intelligence: Intelligence,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_reply_to: Option<MessageId>,
+    pub sent: String,
+    pub text: String,
+    pub acknowledged: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct QueueView {
+    pub waiting: usize,
+    pub held: usize,
+    pub dead: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PresenceView {
+    pub runtime: RuntimeName,
+    pub identity: Identity,
+    /// `live`, `starting`, `stopping`, `asleep`, `stopped`, `held`.
+    pub state: String,
+    /// `idle`, `working`, `waiting`, of a live session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
+    pub queue: QueueView,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerView {
+    pub personality: Personality,
+    pub runtimes: Vec<PresenceView>,
+    pub default_runtime: RuntimeName,
+    pub wake_policy: WakePolicy,
+    pub approval_mode: ApprovalMode,
+    pub description: String,
+    pub folder: PathBuf,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PeerCounts {
+    pub live: usize,
+    pub starting: usize,
+    pub asleep: usize,
+    pub stopped: usize,
+    pub held: usize,
+    pub absent: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatusView {
+    pub version: String,
+    pub protocol: u32,
+    pub pid: i32,
+    pub started: String,
+    pub updated: String,
+    pub healthy: bool,
+    pub degraded: Vec<String>,
+    pub root: PathBuf,
+    pub socket: PathBuf,
+    pub tmux: String,
+    pub peers: PeerCounts,
+    pub mail: QueueView,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WakeRequest {
+    pub cause: WantedBy,
+    /// Replace a live session by a fresh one.
+    #[serde(default)]
+    pub fresh: bool,
+}
+
+/// How to attach to a live session.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttachView {
+    pub identity: Identity,
+    pub incarnation: Incarnation,
+    pub tmux: PathBuf,
+    pub socket: PathBuf,
+    pub pane: String,
+    /// Whether a session was started by this call.
+    pub woke: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookRequest {
+    pub event: String,
+    #[serde(default)]
+    pub payload: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ScreenView {
+    pub identity: Identity,
+    pub text: String,
+    /// From the live terminal, or what was saved when the session ended.
+    pub live: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ErrorBody {
+    pub error: crate::core::fault::Fault,
+}

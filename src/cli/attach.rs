@@ -1,0 +1,42 @@
+//! `iapeer attach`: opens a peer's terminal in this one. `Ctrl-]` detaches; no other key is taken from
+//! the agent. Works inside another tmux: the session has a server and a socket of its own.
+
+use super::link::{connect_or_start, segment};
+use super::{AttachArgs, Done, Outcome, say};
+use crate::api::shapes::{AttachView, WakeRequest};
+use crate::core::fault::{Code, Fault};
+use crate::core::peer::WantedBy;
+use crate::store::layout::Root;
+use std::io::IsTerminal;
+use std::process::Command;
+use std::time::Duration;
+
+const WAKE: Duration = Duration::from_secs(330);
+
+pub async fn attach(root: &Root, args: AttachArgs) -> Outcome {
+    if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
+        return Err(Fault::new(Code::Invalid, "attach needs a terminal").hint(format!("`iapeer screen {}` prints what its terminal shows", args.peer)));
+    }
+    let mut client = connect_or_start(root).await?;
+    let path = format!("/v1/peers/{}/wake", segment(&args.peer));
+    let view: AttachView = client.post(&path, &WakeRequest { cause: WantedBy::Attach, fresh: args.fresh }, WAKE).await?;
+    drop(client);
+    open(&view, args.read_only)
+}
+
+/// Hands this terminal to the session's own tmux, with the server's own program.
+pub fn open(view: &AttachView, read_only: bool) -> Outcome {
+    let mut command = Command::new(&view.tmux);
+    command.arg("-u").arg("-S").arg(&view.socket).arg("attach-session");
+    if read_only {
+        command.arg("-r");
+    }
+    command.args(["-t", &format!("={}", view.identity)]).env_remove("TMUX").env_remove("TMUX_PANE");
+    let status = command.status().map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", view.tmux.display())))?;
+    if status.success() {
+        say(&format!("detached; {} goes on (`iapeer attach {}` comes back)", view.identity, view.identity.personality));
+        Ok(Done::Ok)
+    } else {
+        Err(Fault::new(Code::Conflict, format!("the terminal of {} could not be opened, or ended", view.identity)).hint(format!("`iapeer logs {}` shows what happened", view.identity)))
+    }
+}

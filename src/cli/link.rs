@@ -1,0 +1,70 @@
+//! Reaching the daemon, and starting one where a verb may.
+
+use super::say;
+use crate::api::client::Client;
+use crate::core::fault::{Code, Fault};
+use crate::store::layout::Root;
+use crate::sys::{process, spawn};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// How long a daemon started in the background may take to answer.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Whether this process runs below a keeper: an agent's child must not become the daemon.
+pub fn below_a_keeper() -> bool {
+    let keeps = |pid: i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|b| *b == 0).nth(1) == Some(b"keep".as_slice())
+    };
+    std::env::var_os("IAPEER_SESSION").is_some() || process::ancestors(std::process::id() as i32).iter().any(|p| keeps(p.pid))
+}
+
+/// Connects; starts a daemon in the background when none runs.
+pub async fn connect_or_start(root: &Root) -> Result<Client, Fault> {
+    let fault = match Client::connect(root).await {
+        Ok(client) => return Ok(client),
+        Err(fault) if fault.code == Code::DaemonUnreachable => fault,
+        Err(fault) => return Err(fault),
+    };
+    if below_a_keeper() {
+        return Err(fault.hint("an agent cannot start the daemon; the operator runs `iapeer daemon`"));
+    }
+    // Whatever stops a daemon from starting is better said here than in its log.
+    root.ensure().map_err(|e| Fault::new(Code::Invalid, e.to_string()))?;
+    let log = root.logs().join("daemon.log");
+    let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&log).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", log.display())));
+    let program = std::env::current_exe().map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
+    let (out, err) = (open()?, open()?);
+    let mut command = Command::new(program);
+    command.arg("daemon").stdin(Stdio::null()).stdout(out).stderr(err).current_dir("/");
+    let mut child = spawn::detached(&mut command).map_err(|e| Fault::new(Code::Internal, format!("the daemon could not be started: {e}")))?;
+    let began = std::time::Instant::now();
+    loop {
+        if let Ok(client) = Client::connect(root).await {
+            say(&format!("iapeer: started a daemon in the background (pid {}, log {})", child.id(), log.display()));
+            return Ok(client);
+        }
+        if let Ok(Some(status)) = child.try_wait() {
+            // Another one may have been quicker.
+            if let Ok(client) = Client::connect(root).await {
+                return Ok(client);
+            }
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            let last: Vec<&str> = text.lines().rev().take(3).collect();
+            let why = last.into_iter().rev().map(str::trim).collect::<Vec<_>>().join(" | ");
+            return Err(Fault::new(Code::DaemonUnreachable, format!("the daemon ended at once ({status}): {why}")).hint(format!("see {}", log.display())));
+        }
+        if began.elapsed() > START_LIMIT {
+            return Err(Fault::new(Code::DaemonUnreachable, format!("the daemon has not answered within {} s", START_LIMIT.as_secs())).hint(format!("see {}", log.display())));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Percent-encodes what a user typed for use in a path.
+pub fn segment(text: &str) -> String {
+    text.bytes().map(|b| if b.is_ascii_alphanumeric() || b == b'-' { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}

@@ -1,0 +1,151 @@
+//! `iapeer mcp`: the stdio server that every agent gets. A small bridge to the socket; it ends when its
+//! standard input ends, not when the daemon does.
+
+use super::{Done, Outcome, hook};
+use crate::api::client::{ANSWER, Client};
+use crate::api::shapes::{MessageView, PeerView, SendRequest};
+use crate::core::fault::{Code, Fault};
+use crate::core::message::MessageId;
+use crate::daemon::router;
+use crate::runtime::hooks::TOOLS_LISTED;
+use crate::store::layout::Root;
+use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool};
+use rmcp::service::RequestContext;
+use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
+use serde::Deserialize;
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// How long a call goes on trying when the daemon is away.
+const RETRY_FOR: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+const INSTRUCTIONS: &str = "Messages between the agents of this host. Use send_to_peer to ask, answer or inform another peer by its name; \
+    answer a message by sending to the peer in its `from`, with its id as in_reply_to. Answers arrive later as messages; no call waits for another agent. \
+    Do not send empty acknowledgements. `operator` is the person in charge.";
+
+struct Bridge {
+    root: Root,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SendArguments {
+    name: String,
+    text: String,
+    #[serde(default)]
+    topic: Option<String>,
+    #[serde(default)]
+    in_reply_to: Option<MessageId>,
+    #[serde(default)]
+    urgent: bool,
+}
+
+pub async fn serve(root: Root) -> Outcome {
+    let service = Bridge { root }.serve(rmcp::transport::io::stdio()).await;
+    match service {
+        Ok(running) => {
+            let _ = running.waiting().await;
+            Ok(Done::Ok)
+        }
+        // The program closed the pipe before it said hello.
+        Err(rmcp::service::ServerInitializeError::ConnectionClosed(_)) => Ok(Done::Ok),
+        Err(error) => Err(Fault::new(Code::Invalid, format!("the MCP handshake failed: {error}"))),
+    }
+}
+
+fn schema(value: serde_json::Value) -> JsonObject {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn tools() -> Vec<Tool> {
+    let send = schema(json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["name", "text"],
+        "properties": {
+            "name": {"type": "string", "description": "the peer's name, or operator"},
+            "text": {"type": "string", "description": "the message"},
+            "topic": {"type": "string", "description": "the thread of work it belongs to; one line"},
+            "in_reply_to": {"type": "string", "description": "id of the message this answers"},
+            "urgent": {"type": "boolean", "description": "goes before normal mail"}
+        }
+    }));
+    let list = schema(json!({"type": "object", "additionalProperties": false, "properties": {}}));
+    vec![
+        Tool::new("send_to_peer", "Sends a message to another agent of this host, or to the operator. Returns its id once it is durably accepted.", send),
+        Tool::new("list_peers", "Lists the agents of this host with their state and description.", list),
+    ]
+}
+
+impl ServerHandler for Bridge {
+    fn get_info(&self) -> ServerConfig {
+        let mut capabilities = ServerCapabilities::default();
+        capabilities.tools = Some(Default::default());
+        ServerConfig::new(capabilities).with_server_info(Implementation::new("iapeer", env!("CARGO_PKG_VERSION"))).with_instructions(INSTRUCTIONS)
+    }
+
+    async fn list_tools(&self, _request: Option<PaginatedRequestParams>, _context: RequestContext<RoleServer>) -> Result<ListToolsResult, ErrorData> {
+        let mut listed = ListToolsResult::default();
+        listed.tools = tools();
+        // The first message waits until the program knows its tools.
+        let root = self.root.clone();
+        if hook::session().is_some() || super::link::below_a_keeper() {
+            tokio::spawn(async move { hook::report(&root, TOOLS_LISTED, serde_json::Value::Null).await });
+        }
+        Ok(listed)
+    }
+
+    async fn call_tool(&self, request: CallToolRequestParams, _context: RequestContext<RoleServer>) -> Result<CallToolResponse, ErrorData> {
+        let arguments = serde_json::Value::Object(request.arguments.unwrap_or_default());
+        let outcome = match request.name.as_ref() {
+            "send_to_peer" => match serde_json::from_value(arguments) {
+                Ok(arguments) => self.send(arguments).await,
+                Err(error) => Err(Fault::new(Code::Invalid, format!("the arguments of send_to_peer: {error}"))),
+            },
+            "list_peers" => self.list().await,
+            other => return Err(ErrorData::invalid_params(format!("no tool is named {other}"), None)),
+        };
+        Ok(CallToolResponse::from(match outcome {
+            Ok(value) => CallToolResult::structured(value),
+            Err(fault) => CallToolResult::structured_error(json!({ "error": fault })),
+        }))
+    }
+}
+
+impl Bridge {
+    async fn send(&self, arguments: SendArguments) -> Result<serde_json::Value, Fault> {
+        let request = SendRequest {
+            id: Some(router::new_id()),
+            to: arguments.name,
+            text: arguments.text,
+            topic: arguments.topic,
+            in_reply_to: arguments.in_reply_to,
+            urgent: arguments.urgent,
+            queue: false,
+            via: Some("mcp".into()),
+        };
+        let began = Instant::now();
+        loop {
+            let tried: Result<MessageView, Fault> = match Client::connect(&self.root).await {
+                Ok(mut client) => client.post("/v1/messages", &request, ANSWER).await,
+                Err(fault) => Err(fault),
+            };
+            match tried {
+                Ok(view) => return Ok(json!({"id": view.id, "to": view.to, "state": view.state, "reason": view.reason})),
+                // The same id again is the same message.
+                Err(fault) if matches!(fault.code, Code::DaemonUnreachable | Code::Draining) && began.elapsed() < RETRY_FOR => tokio::time::sleep(RETRY_PAUSE).await,
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<serde_json::Value, Fault> {
+        let peers: Vec<PeerView> = Client::connect(&self.root).await?.get("/v1/peers", ANSWER).await?;
+        let shown: Vec<serde_json::Value> = peers
+            .iter()
+            .map(|p| json!({"name": p.personality, "description": p.description, "state": p.runtimes.first().map(|r| &r.state), "runtime": p.default_runtime}))
+            .collect();
+        Ok(json!({ "peers": shown }))
+    }
+}

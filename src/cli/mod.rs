@@ -1,0 +1,399 @@
+//! The command line. Verbs speak to the daemon over its socket; reading verbs answer from the files when
+//! none runs, and say so.
+//!
+//! Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by state, 4 daemon unreachable, 5 accepted but the
+//! awaited state was not reached in time.
+
+mod attach;
+mod daemon;
+mod hook;
+mod link;
+mod logs;
+mod mail;
+mod mcp;
+mod peers;
+mod show;
+
+use crate::core::fault::{Code, Fault};
+use crate::core::message::MessageId;
+use crate::echo;
+use crate::store::layout::Root;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "iapeer", version, about = "Coding agents as peers: an address, a durable mailbox, a supervised terminal", arg_required_else_help = true, disable_help_subcommand = true)]
+struct Cli {
+    /// Print data as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the daemon in the foreground, or end the one that runs.
+    Daemon(DaemonArgs),
+    /// Make a folder a peer.
+    Init(InitArgs),
+    /// Create a peer in a folder of its own.
+    Create(CreateArgs),
+    /// Show the peers.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show the daemon and what is not right.
+    Status,
+    /// Send a message to a peer.
+    Send(SendArgs),
+    /// Read the operator's mail; what is shown is acknowledged.
+    Inbox(InboxArgs),
+    /// Open the terminal of a peer; Ctrl-] detaches.
+    Attach(AttachArgs),
+    /// Print what the terminal of a peer shows.
+    Screen(PeerArg),
+    /// End a peer's session and keep it ended.
+    Stop(PeersArgs),
+    /// Start a stopped or crashed peer.
+    Start(PeersArgs),
+    /// Replace a peer's session by a fresh one.
+    New(PeerArg),
+    /// Show or follow the logs.
+    Logs(LogsArgs),
+    /// Serve send_to_peer and list_peers over stdio (started by agent programs).
+    Mcp,
+    /// Report an event of an agent program (run by its hooks).
+    Hook(HookArgs),
+    /// Print the version.
+    Version,
+    #[command(hide = true)]
+    Keep { launch_file: PathBuf },
+    #[command(hide = true)]
+    EchoAgent(EchoArgs),
+    /// `iapeer <runtime>` in a project folder: make it a peer if it is none yet, start, attach.
+    #[command(external_subcommand)]
+    Runtime(Vec<String>),
+}
+
+#[derive(Args)]
+struct DaemonArgs {
+    #[command(subcommand)]
+    action: Option<DaemonAction>,
+}
+
+#[derive(Subcommand)]
+enum DaemonAction {
+    /// End the daemon that runs; sessions go on.
+    Stop {
+        /// End the sessions, too.
+        #[arg(long)]
+        all_peers: bool,
+    },
+}
+
+#[derive(Args)]
+struct InitArgs {
+    /// The folder (default: this one).
+    folder: Option<PathBuf>,
+    #[command(flatten)]
+    profile: ProfileArgs,
+}
+
+#[derive(Args)]
+struct CreateArgs {
+    /// The peer's name.
+    name: String,
+    /// Its folder (default: <root>/peers/NAME).
+    #[arg(long)]
+    path: Option<PathBuf>,
+    #[command(flatten)]
+    profile: ProfileArgs,
+}
+
+#[derive(Args, Clone)]
+struct ProfileArgs {
+    /// The peer's name, where the folder's own name will not do.
+    #[arg(long)]
+    name: Option<String>,
+    /// The program that embodies it (default: default_runtime of the host's config).
+    #[arg(long)]
+    runtime: Option<String>,
+    /// What other peers are told about it, at most 450 characters.
+    #[arg(long)]
+    description: Option<String>,
+    #[arg(long, value_enum)]
+    wake_policy: Option<WakePolicyArg>,
+    /// gated: the program asks before it acts; yolo: it never asks.
+    #[arg(long, value_enum)]
+    approval_mode: Option<ApprovalArg>,
+    #[arg(long, value_enum)]
+    intelligence: Option<IntelligenceArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WakePolicyArg {
+    Warm,
+    Ephemeral,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ApprovalArg {
+    Gated,
+    Yolo,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum IntelligenceArg {
+    Artificial,
+    Natural,
+    Absent,
+}
+
+#[derive(Args)]
+struct SendArgs {
+    /// Personality or identity of the recipient, or `operator`.
+    peer: String,
+    /// The message; `--message` and `--message-file` are the other ways.
+    text: Option<String>,
+    #[arg(long, conflicts_with = "text", allow_hyphen_values = true)]
+    message: Option<String>,
+    /// A file with the message; `-` is standard input.
+    #[arg(long, conflicts_with_all = ["text", "message"])]
+    message_file: Option<String>,
+    /// The thread of work this belongs to; decides whether a sleeper resumes.
+    #[arg(long)]
+    topic: Option<String>,
+    /// The message this answers.
+    #[arg(long)]
+    in_reply_to: Option<MessageId>,
+    /// Goes before normal mail.
+    #[arg(long)]
+    urgent: bool,
+    /// Leave it for a stopped peer, too.
+    #[arg(long)]
+    queue: bool,
+    /// Wait until the agent has taken it, or until the recipient has answered.
+    #[arg(long, value_enum)]
+    wait: Option<WaitArg>,
+    /// How long to wait, in seconds.
+    #[arg(long, default_value_t = 600)]
+    timeout: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WaitArg {
+    Submitted,
+    Answered,
+}
+
+#[derive(Args)]
+struct InboxArgs {
+    /// Show acknowledged mail, too.
+    #[arg(long)]
+    all: bool,
+    /// Do not acknowledge what is shown.
+    #[arg(long)]
+    keep: bool,
+}
+
+#[derive(Args)]
+struct AttachArgs {
+    peer: String,
+    /// Watch, type nothing.
+    #[arg(long)]
+    read_only: bool,
+    /// Start a fresh conversation instead of resuming.
+    #[arg(long)]
+    fresh: bool,
+}
+
+#[derive(Args)]
+struct PeerArg {
+    peer: String,
+}
+
+#[derive(Args)]
+struct PeersArgs {
+    /// Personality or identity.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    peer: Option<String>,
+    /// Every peer.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Args)]
+struct LogsArgs {
+    /// Only lines about this peer.
+    peer: Option<String>,
+    /// Go on showing what comes.
+    #[arg(short, long)]
+    follow: bool,
+    /// Only lifecycle.log.
+    #[arg(long, conflicts_with = "delivery")]
+    lifecycle: bool,
+    /// Only delivery.log.
+    #[arg(long)]
+    delivery: bool,
+}
+
+#[derive(Args)]
+struct HookArgs {
+    /// The event, in the words of the program.
+    event: String,
+}
+
+#[derive(Args)]
+struct EchoArgs {
+    #[arg(long)]
+    transcripts: PathBuf,
+    #[arg(long, conflicts_with = "resume", required_unless_present = "resume")]
+    session_id: Option<String>,
+    #[arg(long)]
+    resume: Option<String>,
+    #[arg(long)]
+    hook: Vec<String>,
+    #[arg(long)]
+    send: Vec<String>,
+}
+
+/// Arguments of `iapeer <runtime>`.
+#[derive(Parser)]
+#[command(no_binary_name = true)]
+struct RuntimeArgs {
+    /// Make this folder a peer without asking.
+    #[arg(long)]
+    yes: bool,
+    /// Replace a live session.
+    #[arg(long)]
+    fresh: bool,
+    /// Start it, do not open its terminal.
+    #[arg(long)]
+    detached: bool,
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    profile: ProfileArgs,
+}
+
+/// How a verb ends well.
+pub enum Done {
+    Ok,
+    /// Accepted, but the awaited state was not reached in time.
+    NotYet,
+    Code(u8),
+}
+
+type Outcome = Result<Done, Fault>;
+
+/// Writes to standard output; a reader that went away is no failure.
+fn out(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn json<T: serde::Serialize>(value: &T) {
+    out(&format!("{}\n", serde_json::to_string(value).unwrap_or_default()));
+}
+
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let as_json = cli.json;
+    match run(cli) {
+        Ok(Done::Ok) => ExitCode::SUCCESS,
+        Ok(Done::NotYet) => ExitCode::from(5),
+        Ok(Done::Code(code)) => ExitCode::from(code),
+        Err(fault) => {
+            if as_json {
+                json(&crate::api::shapes::ErrorBody { error: fault.clone() });
+            } else {
+                say(&format!("iapeer: {}", crate::core::sanitize::line(&fault.message)));
+                say(&format!("  why: {} ({})", fault.code.meaning(), fault.code));
+                if !fault.hint.is_empty() {
+                    say(&format!("  do:  {}", crate::core::sanitize::line(&fault.hint)));
+                }
+            }
+            ExitCode::from(fault.code.exit())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Outcome {
+    // These two are the pane's own processes: no runtime, no root of theirs.
+    match cli.verb {
+        Verb::Keep { launch_file } => return keep(&launch_file),
+        Verb::EchoAgent(args) => return echo_agent(args),
+        Verb::Version => {
+            out(&format!("iapeer {}\n", env!("CARGO_PKG_VERSION")));
+            return Ok(Done::Ok);
+        }
+        _ => {}
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let root = Root::from_env(|n| std::env::var(n).ok()).map_err(|e| Fault::new(Code::Invalid, e.to_string()))?;
+    let daemon = matches!(&cli.verb, Verb::Daemon(DaemonArgs { action: None }));
+    let builder = || if daemon { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
+    let runtime = builder().enable_all().build().map_err(|e| Fault::new(Code::Internal, format!("the runtime: {e}")))?;
+    let outcome = runtime.block_on(dispatch(root, cli));
+    // A reader of standard input may still hang in it.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+    outcome
+}
+
+async fn dispatch(root: Root, cli: Cli) -> Outcome {
+    let as_json = cli.json;
+    match cli.verb {
+        Verb::Daemon(args) => match args.action {
+            None => daemon::run(root).await,
+            Some(DaemonAction::Stop { all_peers }) => daemon::stop(&root, all_peers).await,
+        },
+        Verb::Init(args) => peers::init(&root, args, as_json),
+        Verb::Create(args) => peers::create(&root, args, as_json),
+        Verb::List => show::list(&root, as_json).await,
+        Verb::Status => show::status(&root, as_json).await,
+        Verb::Send(args) => mail::send(&root, args, as_json).await,
+        Verb::Inbox(args) => mail::inbox(&root, args, as_json).await,
+        Verb::Attach(args) => attach::attach(&root, args).await,
+        Verb::Screen(args) => show::screen(&root, &args.peer, as_json).await,
+        Verb::Stop(args) => peers::stop(&root, args, as_json).await,
+        Verb::Start(args) => peers::start(&root, args, as_json).await,
+        Verb::New(args) => peers::new(&root, &args.peer, as_json).await,
+        Verb::Logs(args) => logs::logs(&root, args).await,
+        Verb::Mcp => mcp::serve(root).await,
+        Verb::Hook(args) => hook::hook(&root, &args.event).await,
+        Verb::Runtime(words) => peers::runtime(&root, words, as_json).await,
+        Verb::Keep { .. } | Verb::EchoAgent(_) | Verb::Version => Ok(Done::Ok),
+    }
+}
+
+fn keep(launch_file: &std::path::Path) -> Outcome {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    match crate::keeper::run(launch_file) {
+        Ok(code) => Ok(Done::Code(u8::try_from(code).unwrap_or(255))),
+        Err(error) => Err(Fault::new(Code::WakeFailed, error.to_string())),
+    }
+}
+
+fn echo_agent(args: EchoArgs) -> Outcome {
+    let resume = args.resume.is_some();
+    let Some(session_id) = args.resume.or(args.session_id) else {
+        return Err(Fault::new(Code::Invalid, "--session-id or --resume is needed"));
+    };
+    let options = echo::Options { transcripts: args.transcripts, session_id, resume, hook: args.hook, send: args.send };
+    match echo::agent::run(options) {
+        Ok(code) => Ok(Done::Code(u8::try_from(code).unwrap_or(255))),
+        Err(error) => Err(Fault::new(Code::Invalid, error.to_string())),
+    }
+}

@@ -1,0 +1,418 @@
+//! One task per identity: owns its state, its session and its deliveries.
+//!
+//! Events go into `Peer::step`, effects come out and are carried out by `acts`. A panic in a decision is
+//! caught, and the actor is rebuilt from disk; no other peer notices.
+
+use super::acts::{self, Outcome};
+use super::host::Host;
+use super::live::Live;
+use super::logs::Line;
+use super::restore;
+use crate::core::message::{Claim, Entry, Message, MessageId, State};
+use crate::core::names::{Identity, Incarnation, Party};
+use crate::core::peer::effect::Effect;
+use crate::core::peer::event::{Event, HookFact};
+use crate::core::peer::{Peer, Resumable, Timing, Turn};
+use crate::core::runtime::{Definition, SessionIdFrom};
+use crate::runtime::hooks::Heard;
+use crate::runtime::load::Runtimes;
+use crate::store::peer_state::{PeerState, SessionRecord};
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+/// Events that may wait for one actor; a sender beyond that waits.
+const INBOX: usize = 1024;
+
+#[derive(Debug)]
+pub enum Inbox {
+    Event(Event),
+    /// The agent's program told something by a hook.
+    Heard { inc: Incarnation, heard: Heard },
+    /// The transcript grew.
+    Transcript { inc: Incarnation },
+}
+
+/// What others may know of a peer at any time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    pub restored: bool,
+    pub state: &'static str,
+    pub turn: Option<&'static str>,
+    pub reason: Option<String>,
+    pub incarnation: Option<Incarnation>,
+    pub waiting: Vec<MessageId>,
+    pub in_flight: Option<MessageId>,
+    pub stopped: bool,
+    pub ready: bool,
+    /// The message whose turn is running, and who sent it.
+    pub turn_message: Option<(MessageId, Party)>,
+    /// Where the live session is.
+    pub session: Option<(PathBuf, String)>,
+    pub last_failure: Option<String>,
+    /// Nothing is being done right now.
+    pub at_rest: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct PeerHandle {
+    pub identity: Identity,
+    inbox: mpsc::Sender<Inbox>,
+    pub view: watch::Receiver<Snapshot>,
+}
+
+impl PeerHandle {
+    pub async fn tell(&self, inbox: Inbox) {
+        // A closed inbox means that the daemon ends.
+        let _ = self.inbox.send(inbox).await;
+    }
+    pub async fn event(&self, event: Event) {
+        self.tell(Inbox::Event(event)).await;
+    }
+    /// Waits until the snapshot fits, at most `limit`.
+    pub async fn wait_until(&self, limit: Duration, fits: impl FnMut(&Snapshot) -> bool) -> Option<Snapshot> {
+        let mut view = self.view.clone();
+        let found = tokio::time::timeout(limit, view.wait_for(fits)).await;
+        found.ok()?.ok().map(|s| s.clone())
+    }
+    pub fn snapshot(&self) -> Snapshot {
+        self.view.borrow().clone()
+    }
+}
+
+pub fn spawn(host: Arc<Host>, identity: Identity) -> PeerHandle {
+    let (inbox, receiver) = mpsc::channel(INBOX);
+    let (publish, view) = watch::channel(Snapshot { state: "starting", ..Snapshot::default() });
+    let handle = PeerHandle { identity: identity.clone(), inbox: inbox.clone(), view };
+    let tracker = host.tracker.clone();
+    tracker.spawn(async move {
+        let mut actor = Actor::new(host, identity, inbox.downgrade(), publish);
+        // Only handles keep the inbox open.
+        drop(inbox);
+        actor.run(receiver).await;
+    });
+    handle
+}
+
+pub struct Actor {
+    pub(super) host: Arc<Host>,
+    pub(super) identity: Identity,
+    pub(super) peer: Peer,
+    pub(super) live: Option<Live>,
+    /// The message in flight, whole.
+    pub(super) message: Option<Message>,
+    /// Ids that hooks told of while no daemon ran.
+    pub(super) spooled_ids: HashSet<MessageId>,
+    spool_files: Vec<PathBuf>,
+    pub(super) claim: Option<Claim>,
+    pub(super) tasks: JoinSet<Outcome>,
+    pub(super) inbox: mpsc::WeakSender<Inbox>,
+    publish: watch::Sender<Snapshot>,
+    last_failure: Option<String>,
+    turn_sender: Option<(MessageId, Party)>,
+}
+
+impl Actor {
+    fn new(host: Arc<Host>, identity: Identity, inbox: mpsc::WeakSender<Inbox>, publish: watch::Sender<Snapshot>) -> Self {
+        let peer = fresh_peer(&host, &identity);
+        Actor { host, identity, peer, live: None, message: None, spooled_ids: HashSet::new(), spool_files: Vec::new(), claim: None, tasks: JoinSet::new(), inbox, publish, last_failure: None, turn_sender: None }
+    }
+
+    async fn run(&mut self, mut receiver: mpsc::Receiver<Inbox>) {
+        self.rebuild().await;
+        loop {
+            let now = self.host.clock.boot_ms();
+            let due = self.peer.next_due(now).map(|d| Duration::from_millis(d.saturating_sub(now)));
+            let sleep = async {
+                match due {
+                    Some(d) => tokio::time::sleep(d).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let next = tokio::select! {
+                biased;
+                Some(outcome) = self.tasks.join_next() => match outcome {
+                    Ok(outcome) => Next::Outcome(outcome),
+                    Err(error) => Next::Broken(error.to_string()),
+                },
+                got = receiver.recv() => match got {
+                    Some(inbox) => Next::Inbox(inbox),
+                    None => return,
+                },
+                () = sleep => Next::Inbox(Inbox::Event(Event::Tick)),
+            };
+            match next {
+                Next::Outcome(outcome) => self.outcome(outcome).await,
+                Next::Broken(error) => {
+                    tracing::error!(identity = %self.identity, %error, "an act broke; the peer is rebuilt from disk");
+                    self.rebuild().await;
+                }
+                Next::Inbox(inbox) => self.hear(inbox).await,
+            }
+        }
+    }
+
+    /// From what lies on disk and runs.
+    async fn rebuild(&mut self) {
+        self.tasks.abort_all();
+        self.tasks = JoinSet::new();
+        self.live = None;
+        self.message = None;
+        self.peer = fresh_peer(&self.host, &self.identity);
+        let found = restore::restore(&self.host, &self.identity).await;
+        for (name, reason) in &found.quarantined {
+            self.host.lifecycle(Line::new("registry").with("identity", &self.identity).with("action", "quarantined").with("file", name).with("reason", reason));
+        }
+        self.spooled_ids = found.spooled_ids;
+        self.spool_files = found.spool_files;
+        self.claim = found.restored.claim.as_ref().map(|(c, _)| c.clone());
+        if let Some(record) = found.session {
+            self.adopt(record);
+        }
+        self.last_failure = found.failure;
+        self.step(Event::Restored(Box::new(found.restored))).await;
+        for heard in found.heard {
+            if let Some(inc) = self.peer.inc() {
+                self.hear(Inbox::Heard { inc, heard }).await;
+            }
+        }
+        self.publish.send_modify(|s| s.restored = true);
+    }
+
+    fn adopt(&mut self, record: SessionRecord) {
+        self.host.note_keeper(&record.keeper, &self.identity, record.incarnation);
+        let definition = self.peer.definition.clone();
+        self.live = Some(Live::new(&self.host, record, self.inbox.clone(), &definition));
+    }
+
+    async fn outcome(&mut self, outcome: Outcome) {
+        if let Some(record) = outcome.session {
+            self.adopt(*record);
+        }
+        if let Some(claim) = outcome.claim {
+            self.claim = Some(claim);
+        }
+        if let Event::Launched { result: Err(fault), .. } = &outcome.event {
+            self.last_failure = Some(fault.detail().to_string());
+        }
+        if let Event::Collected { .. } = &outcome.event {
+            self.live = None;
+        }
+        self.step(outcome.event).await;
+    }
+
+    async fn hear(&mut self, inbox: Inbox) {
+        match inbox {
+            Inbox::Event(event) => {
+                if let (Event::Output { .. }, Some(live)) = (&event, &self.live) {
+                    live.output_seen();
+                }
+                self.step(event).await;
+            }
+            Inbox::Heard { inc, heard } => {
+                self.learn(inc, &heard).await;
+                if let Some(fact) = heard.fact {
+                    if matches!(fact, HookFact::TurnEnded) {
+                        // The last records of the turn may prove what no hook told.
+                        self.read_transcript(inc).await;
+                    }
+                    self.step(Event::Hook { inc, fact }).await;
+                }
+            }
+            Inbox::Transcript { inc } => self.read_transcript(inc).await,
+        }
+    }
+
+    async fn read_transcript(&mut self, inc: Incarnation) {
+        let events = match &mut self.live {
+            Some(live) if live.record.incarnation == inc => live.transcript_events(&self.peer.definition),
+            _ => Vec::new(),
+        };
+        for event in events {
+            self.step(event).await;
+        }
+    }
+
+    /// Session id and transcript, as the program's hooks name them.
+    async fn learn(&mut self, inc: Incarnation, heard: &Heard) {
+        let Some(live) = self.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
+        let id = heard.session_id.clone().or(live.record.session_id.clone());
+        let transcript = heard.transcript.clone().or(live.record.transcript.clone());
+        if (&id, &transcript) == (&live.record.session_id, &live.record.transcript) {
+            return;
+        }
+        live.record.session_id = id.clone();
+        live.record.transcript = transcript.clone();
+        live.watch_transcript(&self.host);
+        let resumable = id.map(|session_id| Resumable { session_id, transcript, proven: false });
+        self.peer.resumable = resumable.clone();
+        let record = live.record.clone();
+        let dir = self.host.root.peer_state(&self.identity);
+        self.host
+            .store
+            .post("session", move |store| {
+                let disk = store.disk.clone();
+                let state = PeerState::open(&*disk, dir)?;
+                state.write_session(&record)?;
+                resumable.map_or(Ok(()), |r| state.write_resumable(&r))
+            })
+            .await;
+    }
+
+    pub(super) async fn step(&mut self, event: Event) {
+        let now = self.host.clock.boot_ms();
+        if let Event::Restored(_) | Event::Tick | Event::Want(_) = &event {
+            self.prove_resumable();
+        }
+        let peer = &mut self.peer;
+        let Ok(effects) = catch_unwind(AssertUnwindSafe(|| peer.step(event, now))) else {
+            tracing::error!(identity = %self.identity, "a decision panicked; the peer is rebuilt from disk");
+            // The next event finds a rebuilt peer; this one had its chance.
+            Box::pin(self.rebuild()).await;
+            return;
+        };
+        for effect in effects {
+            tracing::debug!(identity = %self.identity, ?effect);
+            self.perform(effect).await;
+        }
+        if let Some(live) = &mut self.live {
+            live.watch_output(&self.host, self.peer.wants_output(), self.inbox.clone());
+        }
+        if self.peer.flight.is_none() && !self.spool_files.is_empty() {
+            let files = std::mem::take(&mut self.spool_files);
+            self.host.store.post("spool", move |_| files.iter().try_for_each(std::fs::remove_file)).await;
+        }
+        self.show();
+    }
+
+    /// Whether the transcript that a resume would name is there.
+    fn prove_resumable(&mut self) {
+        let needs = self.peer.definition.resume.needs_transcript;
+        if let Some(resumable) = &mut self.peer.resumable {
+            resumable.proven = !needs || resumable.transcript.as_ref().is_some_and(|t| std::path::Path::new(t).is_file());
+        }
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Report { inc, id, state, reason, evidence, attempt } => {
+                let at = self.host.now_text();
+                self.host.ledger.report(&id, state, reason.clone(), evidence, attempt, &at);
+                self.log_delivery(inc, &id, state, reason, evidence.map(|e| e.word()), attempt);
+            }
+            other => acts::perform(self, other).await,
+        }
+    }
+
+    fn log_delivery(&self, inc: Option<Incarnation>, id: &MessageId, state: State, reason: Option<String>, evidence: Option<&str>, attempt: u32) {
+        let view = self.host.ledger.view(id);
+        let ms = view.as_ref().and_then(|v| chrono::DateTime::parse_from_rfc3339(&v.accepted).ok()).map(|t| (self.host.clock.utc() - t.to_utc()).num_milliseconds().max(0));
+        let line = Line::new("delivery")
+            .with("msg", id)
+            .maybe("from", view.as_ref().map(|v| v.from.clone()))
+            .with("to", &self.identity)
+            .maybe("inc", inc)
+            .with("state", state.word())
+            .maybe("reason", reason)
+            .maybe("evidence", evidence)
+            .maybe("woke", view.as_ref().map(|v| v.woke))
+            .with("depth", self.peer.queue.len())
+            .with("attempt", attempt)
+            .maybe("ms", ms)
+            .maybe("len", view.as_ref().map(|v| v.len))
+            .maybe("topic", view.and_then(|v| v.topic));
+        self.host.delivery(line);
+    }
+
+    pub(super) fn failed(&mut self, detail: String) {
+        self.last_failure = Some(detail);
+    }
+
+    pub(super) fn flight_message(&mut self, entry: &Entry) -> Result<Message, String> {
+        if let Some(message) = self.message.as_ref().filter(|m| m.id == *entry.id()) {
+            return Ok(message.clone());
+        }
+        let queue = self.host.root.peer_state(&self.identity).join("queue");
+        let message = crate::store::mailbox::read_record(&*self.host.disk, &queue, &entry.key, &["cur", "new"])?;
+        self.message = Some(message.clone());
+        Ok(message)
+    }
+
+    fn show(&mut self) {
+        let peer = &self.peer;
+        match (peer.turn_message(), &self.turn_sender) {
+            (Some(id), known) if known.as_ref().map(|(k, _)| k) != Some(id) => {
+                self.turn_sender = self.host.ledger.view(id).map(|v| (id.clone(), v.from));
+            }
+            (None, Some(_)) => self.turn_sender = None,
+            _ => {}
+        }
+        let snapshot = Snapshot {
+            restored: self.publish.borrow().restored,
+            state: peer.state_word(),
+            turn: peer.up().filter(|u| u.ready_at.is_some()).map(|u| match u.turn {
+                Turn::Idle => "idle",
+                Turn::Working { .. } => "working",
+                Turn::Waiting => "waiting",
+            }),
+            reason: peer.hold.map(|h| h.word().to_string()),
+            incarnation: peer.inc(),
+            waiting: peer.queue.iter().map(|e| e.id().clone()).collect(),
+            in_flight: peer.flight.as_ref().map(|f| f.id().clone()),
+            stopped: peer.markers.stopped,
+            ready: peer.up().is_some_and(|u| u.ready_at.is_some()),
+            turn_message: self.turn_sender.clone(),
+            session: self.live.as_ref().map(|l| (l.pane.socket.clone(), l.pane.pane.clone())),
+            last_failure: self.last_failure.clone(),
+            at_rest: peer.doing.is_none(),
+        };
+        self.publish.send_if_modified(|old| {
+            let changed = *old != snapshot;
+            *old = snapshot;
+            changed
+        });
+    }
+}
+
+enum Next {
+    Outcome(Outcome),
+    Broken(String),
+    Inbox(Inbox),
+}
+
+/// A peer without any state yet, with the rules that its profile and the settings give it.
+fn fresh_peer(host: &Host, identity: &Identity) -> Peer {
+    let settings = &host.settings;
+    let timing = Timing {
+        boot_deadline_ms: settings.boot_deadline_secs * 1000,
+        ready_gate_ms: settings.ready_gate_secs * 1000,
+        crashloop_max: settings.crashloop_max,
+        crashloop_window_ms: settings.crashloop_window_secs * 1000,
+    };
+    let mut peer = Peer::new(identity.clone(), definition_or_stand_in(&host.runtimes, identity), timing);
+    if let Ok((_, loaded)) = host.profile(&identity.personality) {
+        peer.wake_policy = loaded.profile.wake_policy;
+        peer.resume_policy = loaded.profile.resume;
+        peer.at_most_once = loaded.profile.at_most_once;
+    }
+    peer
+}
+
+/// A peer whose definition is missing or broken cannot be launched (the launch says why); its mail is
+/// kept all the same, and for that any definition does.
+fn definition_or_stand_in(runtimes: &Runtimes, identity: &Identity) -> Arc<Definition> {
+    let stand_in = || runtimes.names().find_map(|n| runtimes.get(n).ok());
+    match runtimes.get(&identity.runtime).ok().or_else(stand_in) {
+        Some(definition) => definition,
+        None => Arc::new(crate::runtime::load::embedded_echo()),
+    }
+}
+
+/// Whether a fresh conversation gets an id from us.
+pub(super) fn chooses_session_id(definition: &Definition) -> bool {
+    definition.resume.session_id == SessionIdFrom::Chosen
+}

@@ -1,0 +1,478 @@
+//! Carrying out effects. Those with an outcome run as one task each and come back as an event; the rest
+//! is posted to the store in order, or told to the logs.
+
+use super::actor::{Actor, chooses_session_id};
+use super::host::Host;
+use super::logs::Line;
+use crate::core::envelope::{self, Carriage};
+use crate::core::guard::{Fact, Guard};
+use crate::core::message::{Claim, Ending, Entry, Evidence, Message, MessageId, ProcessRef};
+use crate::core::names::{Identity, Incarnation, Party};
+use crate::core::peer::effect::Effect;
+use crate::core::peer::event::{ActResult, Event, LaunchFault};
+use crate::core::peer::wake::Mode;
+use crate::core::runtime::Definition;
+use crate::core::sanitize;
+use crate::core::screen::{Look, Screen, classify};
+use crate::keeper::record::{ExitRecord, StartRecord};
+use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, StartSpec, Submit, TerminalError};
+use crate::runtime::launch::{self, Known, Plan};
+use crate::runtime::transcript;
+use crate::store::disk::{OsDisk, create_dir, read_own, replace};
+use crate::store::peer_state::{PeerState, SessionRecord};
+use crate::sys::process;
+use crate::tmux::driver::gone_within;
+use nix::sys::signal::Signal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a task brings back.
+pub struct Outcome {
+    pub event: Event,
+    pub session: Option<Box<SessionRecord>>,
+    pub claim: Option<Claim>,
+}
+
+impl From<Event> for Outcome {
+    fn from(event: Event) -> Self {
+        Outcome { event, session: None, claim: None }
+    }
+}
+
+pub async fn perform(actor: &mut Actor, effect: Effect) {
+    let host = actor.host.clone();
+    let identity = actor.identity.clone();
+    let definition = actor.peer.definition.clone();
+    match effect {
+        Effect::Launch { inc, mode, cause, for_message } => {
+            host.lifecycle(Line::new("wake").with("identity", &identity).with("inc", inc).with("mode", mode.word()).with("cause", cause.word()).maybe("for", for_message.as_ref()));
+            if let Some(id) = for_message {
+                host.ledger.change(&id, |v| v.woke = true);
+            }
+            actor.tasks.spawn(async move { launch(&host, &identity, inc, mode).await });
+        }
+        Effect::Look { inc } => {
+            let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Looked { inc, result: Err("no session".into()) }) };
+            actor.tasks.spawn(async move {
+                let result = host.terminal.look(pane).await.map(|c| look_of(&definition, &c)).map_err(|e| e.to_string());
+                Event::Looked { inc, result }.into()
+            });
+        }
+        Effect::Key { inc, frame } => {
+            let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Keyed { inc, pressed: false }) };
+            actor.tasks.spawn(async move {
+                let guard = Guard { facts: frame.when.facts("", "") };
+                let pressed = matches!(host.terminal.key(pane, guard, frame.key).await, Ok(Acted::Done { .. }));
+                Event::Keyed { inc, pressed }.into()
+            });
+        }
+        Effect::Claim { inc, entry } => claim(actor, host, inc, entry),
+        Effect::Paste { inc, entry, attempt, guard, seed, leave_mode, submit } => {
+            let id = entry.id().clone();
+            let prepared = actor.flight_message(&entry).and_then(|m| compose(&host, &identity, &definition, &m, attempt, seed));
+            let (Some(pane), Ok(text)) = (pane(actor, inc), &prepared) else {
+                let why = prepared.err().unwrap_or_else(|| "no session".into());
+                return lost(actor, Event::Pasted { inc, id, result: ActResult::Failed(why) });
+            };
+            let paste = Paste { id: id.clone(), text: text.clone(), guard, leave_mode, submit };
+            actor.tasks.spawn(async move {
+                let result = acted(&definition, host.terminal.paste(pane, paste).await);
+                Event::Pasted { inc, id, result }.into()
+            });
+        }
+        Effect::Probe { inc, id } => {
+            let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Probed { inc, id, result: ActResult::Failed("no session".into()) }) };
+            let guard = taken_guard(actor, &definition, &id);
+            actor.tasks.spawn(async move {
+                let result = acted(&definition, host.terminal.probe(pane, id.clone(), guard).await);
+                Event::Probed { inc, id, result }.into()
+            });
+        }
+        Effect::Submit { inc, id, attempt, key } => {
+            let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Submitted { inc, id, attempt, result: ActResult::Failed("no session".into()) }) };
+            let guard = taken_guard(actor, &definition, &id);
+            actor.tasks.spawn(async move {
+                let submit = Submit { id: id.clone(), attempt, guard, key };
+                let result = acted(&definition, host.terminal.submit(pane, submit).await);
+                Event::Submitted { inc, id, attempt, result }.into()
+            });
+        }
+        Effect::Inquire { entry } => inquire(actor, definition, entry),
+        Effect::End { inc } => end(actor, host, inc),
+        Effect::Collect { inc } => collect(actor, host, inc),
+        Effect::Finish { entry, attempt, inc, state, evidence, reason } => {
+            actor.message = None;
+            let ending = Ending { state, evidence, reason, at: host.now_text(), attempt, incarnation: inc };
+            host.store.post("finish", move |store| {
+                let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                mailbox.finish(&*disk, &entry.key, &ending)
+            }).await;
+        }
+        Effect::Release { entry, how } => {
+            actor.message = None;
+            host.store.post("release", move |store| {
+                let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                mailbox.release(&*disk, &entry.key, how)
+            }).await;
+        }
+        Effect::SetMarkers(markers) => {
+            let (dir, now) = (host.root.peer_state(&identity), host.now_text());
+            host.store.post("markers", move |store| PeerState::open(&*store.disk.clone(), dir)?.set_markers(&markers, &now)).await;
+        }
+        Effect::SaveDeaths(deaths) => {
+            let (dir, boot) = (host.root.peer_state(&identity), host.boot_id.clone());
+            host.store.post("deaths", move |store| PeerState::open(&*store.disk.clone(), dir)?.write_deaths(&boot, &deaths)).await;
+        }
+        Effect::MarkReady { inc, seed_due } => {
+            let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
+            live.record.ready = true;
+            live.record.seed_due = seed_due;
+            let (dir, record) = (host.root.peer_state(&identity), live.record.clone());
+            host.store.post("session", move |store| PeerState::open(&*store.disk.clone(), dir)?.write_session(&record)).await;
+        }
+        told => tell(actor, &host, told).await,
+    }
+}
+
+/// The lines that effects leave in `lifecycle.log`.
+async fn tell(actor: &mut Actor, host: &Arc<Host>, effect: Effect) {
+    let line = |event: &str| Line::new(event).with("identity", &actor.identity);
+    match effect {
+        Effect::Held { inc, reason, message } => host.lifecycle(line("held").maybe("inc", inc).with("reason", reason).maybe("msg", message)),
+        Effect::Released { inc, was, message } => host.lifecycle(line("released").maybe("inc", inc).maybe("reason", was).maybe("msg", message)),
+        Effect::Ready { inc, ms } => host.lifecycle(line("ready").with("inc", inc).with("ms", ms)),
+        Effect::WakeFailed { inc, reason, detail } => {
+            host.lifecycle(line("wake-failed").with("inc", inc).with("reason", reason).with("detail", &detail));
+            actor.failed(detail);
+        }
+        Effect::Died { inc, cause, age_ms, claimed } => {
+            host.lifecycle(line("death").with("inc", inc).with("cause", cause).with("age", format!("{}s", age_ms / 1000)).maybe("claimed", claimed));
+        }
+        Effect::Adopted { inc } => host.lifecycle(line("adopted").with("inc", inc)),
+        Effect::Order { verb, by } => host.lifecycle(line(verb).with("by", by)),
+        Effect::CrashLoop { count } => host.lifecycle(line("crash-loop").with("count", count).with("until", "iapeer start")),
+        Effect::Backoff { until_ms } => host.lifecycle(line("backoff").with("wait", format!("{until_ms}ms"))),
+        Effect::Notice { text } => host.notify_operator(text, super::router::new_id()).await,
+        _ => {}
+    }
+}
+
+fn pane(actor: &Actor, inc: Incarnation) -> Option<PaneRef> {
+    actor.live.as_ref().filter(|l| l.record.incarnation == inc).map(|l| l.pane.clone())
+}
+
+/// An act that cannot even be tried still has an outcome.
+fn lost(actor: &mut Actor, event: Event) {
+    actor.tasks.spawn(async move { event.into() });
+}
+
+pub fn look_of(definition: &Definition, captured: &Captured) -> Look {
+    let screen = Screen { cursor: captured.cursor, cursor_shown: captured.cursor_shown, title: captured.title.clone(), ..Screen::parse(&captured.screen) };
+    let (class, composer, composer_row) = classify(definition, &screen);
+    Look {
+        class,
+        composer,
+        composer_row,
+        cursor: captured.cursor,
+        cursor_shown: captured.cursor_shown,
+        dead: captured.dead,
+        in_mode: captured.in_mode,
+        input_off: captured.input_off,
+        attached: captured.attached,
+        mark_pasted: captured.mark_pasted.clone(),
+        mark_entered: captured.mark_entered.clone(),
+    }
+}
+
+fn acted(definition: &Definition, result: Result<Acted, TerminalError>) -> ActResult {
+    match result {
+        Ok(Acted::Done { submitted_too }) => ActResult::Done { submitted_too },
+        Ok(Acted::Refused(captured)) => ActResult::Refused(Box::new(look_of(definition, &captured))),
+        Err(error) => ActResult::Failed(error.to_string()),
+    }
+}
+
+/// What must be on the screen before the submit key: our text, and nothing but our text.
+fn taken_guard(actor: &mut Actor, definition: &Definition, id: &MessageId) -> Guard {
+    let entry = actor.peer.flight.as_ref().map(|f| f.entry.clone());
+    let fence = entry.and_then(|e| actor.flight_message(&e).ok()).map(|m| m.fence).unwrap_or_default();
+    let groups: Vec<Vec<Fact>> = definition.input.taken.iter().map(|set| set.facts(id.as_str(), &fence)).collect();
+    if groups.is_empty() { Guard::default() } else { Guard { facts: vec![Fact::Any(groups)] } }
+}
+
+/// The text that is typed: rendered, neutralised, as a file when it is too large.
+fn compose(host: &Host, identity: &Identity, definition: &Definition, message: &Message, attempt: u32, seed: bool) -> Result<String, String> {
+    let (place, loaded) = host.profile(&identity.personality)?;
+    let seed = Some(loaded.profile.initial_prompt.as_str()).filter(|_| seed);
+    let finish = |rendered: String| definition.neutralise(envelope::with_seed(seed, rendered));
+    let inline = finish(envelope::render(message, attempt, Carriage::Inline));
+    if inline.len() <= definition.input.max_bytes {
+        return Ok(inline);
+    }
+    let inbox = place.folder.join(".iapeer/inbox");
+    let path = inbox.join(format!("{}.txt", message.id));
+    create_dir(&inbox).and_then(|()| replace(&OsDisk, &path, sanitize::body(&message.body).as_bytes())).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(finish(envelope::render(message, attempt, Carriage::File { path: &path.to_string_lossy() })))
+}
+
+fn claim(actor: &mut Actor, host: Arc<Host>, inc: Incarnation, entry: Entry) {
+    let id = entry.id().clone();
+    let Some(record) = actor.live.as_ref().map(|l| l.record.clone()).filter(|r| r.incarnation == inc) else {
+        return lost(actor, Event::Claimed { id, result: Err("no session".into()) });
+    };
+    let claim = Claim {
+        v: 1,
+        id: id.clone(),
+        attempt: 0,
+        deaths: 0,
+        identity: record.identity.clone(),
+        incarnation: inc,
+        boot_id: host.boot_id.clone(),
+        transcript: record.transcript.as_deref().and_then(transcript::mark),
+        server: record.server,
+        keeper: record.keeper,
+        pane: record.pane,
+        released: false,
+    };
+    let party = Party::Peer(record.identity);
+    actor.tasks.spawn(async move {
+        let written = host.store.run(move |store| {
+            let (mailbox, disk) = store.mailbox(&party)?;
+            mailbox.claim(&*disk, &entry.key, claim)
+        }).await;
+        host.set_degraded("store: a claim could not be written", written.is_err());
+        match written {
+            Ok(claim) => Outcome { event: Event::Claimed { id, result: Ok((claim.attempt, claim.deaths)) }, session: None, claim: Some(claim) },
+            Err(error) => Event::Claimed { id, result: Err(error.to_string()) }.into(),
+        }
+    });
+}
+
+fn inquire(actor: &mut Actor, definition: Arc<Definition>, entry: Entry) {
+    let id = entry.id().clone();
+    if actor.spooled_ids.contains(&id) {
+        return lost(actor, Event::Inquired { id, found: Some(Evidence::Hook) });
+    }
+    let claim = actor.claim.clone().filter(|c| c.id == id);
+    let mark = claim.and_then(|c| c.transcript);
+    let live = actor.live.as_ref().and_then(|l| l.record.transcript.clone());
+    let known = actor.peer.resumable.as_ref().and_then(|r| r.transcript.clone());
+    actor.tasks.spawn(async move {
+        let paths = [mark.as_ref().map(|m| m.path.clone()), live, known];
+        let look = tokio::task::spawn_blocking(move || {
+            let proven = paths.iter().flatten().any(|p| transcript::proves(&definition, p, mark.as_ref(), entry.id()));
+            proven.then_some(Evidence::Transcript)
+        });
+        let found = look.await.ok().flatten();
+        Event::Inquired { id, found }.into()
+    });
+}
+
+async fn launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mode: Mode) -> Outcome {
+    match try_launch(host, identity, inc, &mode).await {
+        Ok(record) => Outcome { event: Event::Launched { inc, result: Ok(()) }, session: Some(Box::new(record)), claim: None },
+        Err(fault) => Event::Launched { inc, result: Err(fault) }.into(),
+    }
+}
+
+async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mode: &Mode) -> Result<SessionRecord, LaunchFault> {
+    let other = |e: String| LaunchFault::Other(e);
+    let definition = host.runtimes.get(&identity.runtime).map_err(LaunchFault::ProfileInvalid)?;
+    let (place, loaded) = host.profile(&identity.personality).map_err(|e| if host.place(&identity.personality).is_some_and(|p| !p.folder.is_dir()) { LaunchFault::FolderGone(e) } else { LaunchFault::ProfileInvalid(e) })?;
+    let var: &(dyn Fn(&str) -> Option<String> + Sync) = &|name: &str| std::env::var(name).ok();
+    let path = if place.path.is_empty() { var("PATH").unwrap_or_default() } else { place.path.clone() };
+    let host_env = host_env(host).map_err(LaunchFault::ProfileInvalid)?;
+    let path = host_env.get("PATH").cloned().unwrap_or(path);
+    let session_id = match mode {
+        Mode::Resume { session_id } => Some(session_id.clone()),
+        Mode::Fresh => chooses_session_id(&definition).then(|| uuid::Uuid::now_v7().to_string()),
+    };
+    let doctrine = read_own(&host.root.doctrine(), 1024 * 1024).ok().map(|b| String::from_utf8_lossy(&b).into_owned());
+    let system_prompt = launch::system_prompt(identity, &loaded.profile, doctrine.as_deref(), &roster(host, identity));
+    let plan = Plan {
+        root: &host.root,
+        identity,
+        incarnation: inc,
+        folder: &place.folder,
+        profile: &loaded.profile,
+        definition: &definition,
+        mode,
+        session_id: session_id.as_deref().unwrap_or_default(),
+        iapeer: &host.iapeer,
+        path: &path,
+        system_prompt: &system_prompt,
+        term_grace_secs: host.settings.term_grace_secs,
+        var,
+        host_env: &host_env,
+    };
+    let file = launch::compose(&plan).map_err(LaunchFault::ProfileInvalid)?;
+    let wanted = override_bin(identity).unwrap_or_else(|| file.argv[0].clone());
+    let program = process::find_program(&wanted, &path).ok_or_else(|| LaunchFault::MissingBinary(format!("{wanted} is not installed, or not in the PATH of this peer ({path}); install it, then run `iapeer {}` in {} so that your PATH is taken over", identity.runtime, place.folder.display())))?;
+    let mut file = file;
+    file.argv[0] = program.to_string_lossy().into_owned();
+
+    let dir = host.root.peer_state(identity);
+    let launch_path = dir.join(format!("launch-{inc}.json"));
+    let bytes = serde_json::to_vec(&file).map_err(|e| other(e.to_string()))?;
+    let (state_dir, launch_file) = (dir.clone(), launch_path.clone());
+    host.store
+        .run(move |store| {
+            let disk = store.disk.clone();
+            PeerState::open(&*disk, state_dir)?.write_incarnation(inc)?;
+            replace(&*disk, &launch_file, &bytes)
+        })
+        .await
+        .map_err(|e| other(format!("{}: {e}", dir.display())))?;
+    let spec = StartSpec {
+        identity: identity.clone(),
+        socket: host.root.tmux_socket(identity),
+        cwd: place.folder.clone(),
+        argv: vec![host.iapeer.to_string_lossy().into_owned(), "keep".into(), launch_path.to_string_lossy().into_owned()],
+        columns: host.settings.window.columns,
+        rows: host.settings.window.rows,
+    };
+    let socket = spec.socket.clone();
+    let started = host.terminal.start(spec).await.map_err(|e| {
+        let _ = std::fs::remove_file(&launch_path);
+        other(e.to_string())
+    })?;
+    let keeper = process::reference(started.keeper_pid).ok_or_else(|| other(early_end(&dir, inc)))?;
+    let record = SessionRecord {
+        v: 1,
+        identity: identity.clone(),
+        incarnation: inc,
+        socket: socket.clone(),
+        server: started.server,
+        pane: started.pane,
+        tty: started.tty,
+        keeper,
+        transcript: match mode {
+            Mode::Resume { .. } => resumed_transcript(host, identity).await,
+            Mode::Fresh => None,
+        },
+        session_id,
+        woke_at: host.now_text(),
+        woke_ms: host.clock.boot_ms(),
+        boot_id: host.boot_id.clone(),
+        ready: false,
+        seed_due: *mode == Mode::Fresh,
+        keeper_protocol: crate::keeper::record::PROTOCOL,
+    };
+    // Known from here on: a hook of this session may come at any moment.
+    host.note_keeper(&record.keeper, identity, inc);
+    let (dir, written) = (dir.clone(), record.clone());
+    let kept = host.store.run(move |store| PeerState::open(&*store.disk.clone(), dir)?.write_session(&written)).await;
+    if let Err(error) = kept {
+        // A session that nobody could find again must not run.
+        let _ = end_processes(&record, &host.root.peer_state(identity).join("exits"), host.settings.term_grace_secs).await;
+        let _ = host.terminal.kill(socket).await;
+        return Err(other(format!("state-write: {error}")));
+    }
+    Ok(record)
+}
+
+async fn resumed_transcript(host: &Arc<Host>, identity: &Identity) -> Option<String> {
+    let dir = host.root.peer_state(identity);
+    let read = host.store.run(move |store| PeerState::open(&*store.disk.clone(), dir)?.resumable()).await;
+    read.ok().flatten().and_then(|r| r.transcript)
+}
+
+/// `IAPEER_<RUNTIME>_BIN`: another program file for a runtime.
+fn override_bin(identity: &Identity) -> Option<String> {
+    std::env::var(format!("IAPEER_{}_BIN", identity.runtime.as_str().to_uppercase())).ok().filter(|v| !v.is_empty())
+}
+
+fn host_env(host: &Host) -> Result<std::collections::BTreeMap<String, String>, String> {
+    let path = host.root.env_file();
+    match read_own(&path, 1024 * 1024) {
+        Ok(bytes) => launch::parse_env(&String::from_utf8_lossy(&bytes)).map_err(|e| format!("{}: {e}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
+        Err(e) => Err(format!("{}: {e}", path.display())),
+    }
+}
+
+fn roster(host: &Host, me: &Identity) -> Vec<Known> {
+    let registry = host.registry();
+    registry
+        .peers
+        .iter()
+        .filter(|(name, _)| **name != me.personality)
+        .map(|(name, place)| Known {
+            personality: name.to_string(),
+            description: crate::store::profile_file::load(&place.folder).map(|l| l.profile.description).unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn early_end(dir: &Path, inc: Incarnation) -> String {
+    let said = ExitRecord::read(&dir.join("exits"), inc).and_then(|r| r.error);
+    said.unwrap_or_else(|| "the session ended at once".into())
+}
+
+fn end(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
+    let Some(record) = actor.live.as_ref().map(|l| l.record.clone()).filter(|r| r.incarnation == inc) else {
+        return lost(actor, Event::Ended { inc, result: Ok(()) });
+    };
+    actor.tasks.spawn(async move {
+        let exits = host.root.peer_state(&record.identity).join("exits");
+        let result = end_processes(&record, &exits, host.settings.term_grace_secs).await;
+        Event::Ended { inc, result }.into()
+    });
+}
+
+/// TERM to the keeper, which ends its tree by itself; KILL when it does not; proof that all are gone.
+pub async fn end_processes(record: &SessionRecord, exits: &Path, grace_secs: u64) -> Result<(), String> {
+    let agent = StartRecord::read(exits, record.incarnation).and_then(|s| s.agent);
+    let grace = Duration::from_secs(grace_secs * 2 + 5);
+    let send = |to: &ProcessRef, number| process::signal(to, number).map_err(|e| format!("cannot signal {}: {e}", to.pid));
+    send(&record.keeper, Signal::SIGTERM)?;
+    if !gone_within(&record.keeper, grace).await {
+        send(&record.keeper, Signal::SIGKILL)?;
+    }
+    if let Some(agent) = &agent {
+        if process::is_alive(agent) {
+            send(agent, Signal::SIGKILL)?;
+        }
+    }
+    for process in [Some(&record.keeper), agent.as_ref()].into_iter().flatten() {
+        if !gone_within(process, Duration::from_secs(5)).await {
+            return Err(format!("process {} of incarnation {} does not end", process.pid, record.incarnation));
+        }
+    }
+    Ok(())
+}
+
+/// What remains of a session: the last screen is kept, the empty tmux server ended.
+fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
+    let Some(record) = actor.live.as_ref().map(|l| l.record.clone()) else {
+        return lost(actor, Event::Collected { inc });
+    };
+    let pane = pane(actor, inc);
+    actor.tasks.spawn(async move {
+        let dir = host.root.peer_state(&record.identity);
+        let exits = dir.join("exits");
+        if let (Some(pane), true) = (pane, process::is_alive(&record.server)) {
+            if let Ok(captured) = host.terminal.look(pane).await {
+                save_screen(&dir, &captured.screen);
+            }
+        }
+        // A keeper that was killed has left its agent to the kernel and to us.
+        if let Err(error) = end_processes(&record, &exits, 0).await {
+            tracing::error!(identity = %record.identity, %error, "what is left of a session does not end");
+        }
+        if let Err(error) = host.terminal.kill(record.socket.clone()).await {
+            tracing::warn!(identity = %record.identity, %error, "a tmux server does not end");
+        }
+        host.forget_keeper(&record.keeper);
+        host.store.post("session end", move |store| PeerState::open(&*store.disk.clone(), dir)?.clear_session()).await;
+        Event::Collected { inc }.into()
+    });
+}
+
+fn save_screen(dir: &Path, screen: &str) {
+    let path: PathBuf = dir.join("last-screen.txt");
+    if let Err(error) = replace(&OsDisk, &path, Screen::parse(screen).text().as_bytes()) {
+        tracing::warn!(%error, path = %path.display(), "the last screen could not be kept");
+    }
+}

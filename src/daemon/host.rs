@@ -1,0 +1,221 @@
+//! What all parts of the daemon share. Each piece of state has one owner; this only says where it is.
+
+use super::actor::{Inbox, PeerHandle};
+use super::ledger::Ledger;
+use super::logs::{Line, LogFile};
+use super::store_thread::StoreHandle;
+use crate::core::message::{Intelligence, Message, MessageId, ProcessRef};
+use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
+use crate::core::settings::Settings;
+use crate::ports::Clock;
+use crate::ports::disk::Disk;
+use crate::ports::terminal::Terminal;
+use crate::runtime::load::Runtimes;
+use crate::store::layout::Root;
+use crate::store::profile_file::{self, Loaded};
+use crate::store::registry::{self, Place, Registry};
+use crate::tmux::watch::FileWatch;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::SystemTime;
+
+pub struct Host {
+    pub root: Root,
+    pub settings: Settings,
+    pub clock: Arc<dyn Clock>,
+    pub disk: Arc<dyn Disk>,
+    pub terminal: Arc<dyn Terminal>,
+    pub tmux_program: PathBuf,
+    pub tmux_version: String,
+    pub store: StoreHandle,
+    pub runtimes: Runtimes,
+    pub watch: FileWatch,
+    pub ledger: Ledger,
+    pub boot_id: String,
+    pub iapeer: PathBuf,
+    pub started: String,
+    pub tracker: tokio_util::task::TaskTracker,
+    lifecycle: LogFile,
+    delivery: LogFile,
+    peers: RwLock<BTreeMap<Identity, PeerHandle>>,
+    registry: Mutex<Cached>,
+    keepers: Mutex<HashMap<(i32, u64), (Identity, Incarnation)>>,
+    degraded: Mutex<Vec<String>>,
+}
+
+#[derive(Default)]
+struct Cached {
+    registry: Registry,
+    read_at: Option<SystemTime>,
+}
+
+pub struct Parts {
+    pub root: Root,
+    pub settings: Settings,
+    pub clock: Arc<dyn Clock>,
+    pub disk: Arc<dyn Disk>,
+    pub terminal: Arc<dyn Terminal>,
+    pub tmux_program: PathBuf,
+    pub tmux_version: String,
+    pub store: StoreHandle,
+    pub watch: FileWatch,
+    pub iapeer: PathBuf,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Host {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { root, settings, clock, disk, terminal, tmux_program, tmux_version, store, watch, iapeer } = parts;
+        let logs = root.logs();
+        Host {
+            runtimes: Runtimes::load(&root.runtimes()),
+            lifecycle: LogFile::new(logs.join("lifecycle.log"), settings.lifecycle_log_max_bytes, settings.lifecycle_log_keep),
+            delivery: LogFile::new(logs.join("delivery.log"), settings.delivery_log_max_bytes, settings.delivery_log_keep),
+            boot_id: crate::sys::clock::boot_id(),
+            started: clock.local().to_rfc3339_opts(chrono::SecondsFormat::Secs, false),
+            ledger: Ledger::default(),
+            tracker: tokio_util::task::TaskTracker::new(),
+            peers: RwLock::default(),
+            registry: Mutex::default(),
+            keepers: Mutex::default(),
+            degraded: Mutex::default(),
+            root,
+            settings,
+            clock,
+            disk,
+            terminal,
+            tmux_program,
+            tmux_version,
+            store,
+            watch,
+            iapeer,
+        }
+    }
+
+    pub fn lifecycle(&self, line: Line) {
+        self.lifecycle.write(self.clock.utc(), line);
+    }
+    pub fn delivery(&self, line: Line) {
+        self.delivery.write(self.clock.utc(), line);
+    }
+    pub fn now_text(&self) -> String {
+        self.clock.local().to_rfc3339_opts(chrono::SecondsFormat::Secs, false)
+    }
+
+    pub fn degraded(&self) -> Vec<String> {
+        let mut parts = lock(&self.degraded).clone();
+        parts.extend(self.runtimes.broken().map(|(_, e)| e.to_string()));
+        parts
+    }
+    pub fn set_degraded(&self, what: &str, on: bool) {
+        let mut parts = lock(&self.degraded);
+        parts.retain(|p| p != what);
+        if on {
+            parts.push(what.into());
+        }
+    }
+
+    pub fn note_keeper(&self, keeper: &ProcessRef, identity: &Identity, inc: Incarnation) {
+        lock(&self.keepers).insert((keeper.pid, keeper.start), (identity.clone(), inc));
+    }
+    pub fn forget_keeper(&self, keeper: &ProcessRef) {
+        lock(&self.keepers).remove(&(keeper.pid, keeper.start));
+    }
+    pub fn keeper_of(&self, process: &ProcessRef) -> Option<(Identity, Incarnation)> {
+        lock(&self.keepers).get(&(process.pid, process.start)).cloned()
+    }
+
+    /// The registry as it is on disk now.
+    pub fn registry(&self) -> Registry {
+        let path = self.root.registry();
+        let modified = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
+        let mut cached = lock(&self.registry);
+        if modified.is_none() || cached.read_at != modified {
+            cached.registry = registry::load(&self.root);
+            cached.read_at = modified;
+        }
+        cached.registry.clone()
+    }
+
+    pub fn place(&self, personality: &Personality) -> Option<Place> {
+        self.registry().peers.get(personality).cloned()
+    }
+
+    pub fn profile(&self, personality: &Personality) -> Result<(Place, Loaded), String> {
+        let place = self.place(personality).ok_or_else(|| format!("{personality} is in no registry"))?;
+        let loaded = profile_file::load(&place.folder).map_err(|e| e.to_string())?;
+        if loaded.profile.personality != *personality {
+            return Err(format!("{} says personality {}, the registry says {personality}; run `iapeer init` in that folder", profile_file::path_in(&place.folder).display(), loaded.profile.personality));
+        }
+        Ok((place, loaded))
+    }
+
+    /// The runtimes of a peer, the default one first; from the registry when the profile cannot be read.
+    pub fn runtimes_of(&self, personality: &Personality, place: &Place) -> (RuntimeName, Vec<RuntimeName>) {
+        match self.profile(personality) {
+            Ok((_, Loaded { profile, .. })) => (profile.default_runtime, profile.runtimes),
+            Err(_) => {
+                let default = place.default_runtime.clone().unwrap_or_else(RuntimeName::echo);
+                (default.clone(), vec![default])
+            }
+        }
+    }
+
+    pub fn handles(&self) -> Vec<PeerHandle> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub fn existing(&self, identity: &Identity) -> Option<PeerHandle> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner).get(identity).cloned()
+    }
+
+    /// The handle of an identity; its actor is started when there is none yet.
+    pub fn handle(self: &Arc<Self>, identity: &Identity) -> PeerHandle {
+        if let Some(handle) = self.existing(identity) {
+            return handle;
+        }
+        let mut peers = self.peers.write().unwrap_or_else(PoisonError::into_inner);
+        peers.entry(identity.clone()).or_insert_with(|| super::actor::spawn(self.clone(), identity.clone())).clone()
+    }
+
+    pub async fn tell(&self, identity: &Identity, inbox: Inbox) {
+        if let Some(handle) = self.existing(identity) {
+            handle.tell(inbox).await;
+        }
+    }
+
+    /// A notice of the system in the operator's mailbox.
+    pub async fn notify_operator(&self, text: String, id: MessageId) {
+        self.lifecycle(Line::new("notice").with("to", "operator").with("text", &text));
+        let mut message = Message {
+            id,
+            seq: 0,
+            from: Party::System,
+            intelligence: Intelligence::Absent,
+            via: "system".into(),
+            to: Party::Operator,
+            topic: None,
+            in_reply_to: None,
+            hops: 0,
+            urgent: false,
+            sent: self.now_text(),
+            expires: None,
+            fence: "notice".into(),
+            body: text.into_bytes(),
+        };
+        let kept = self.store.run(move |store| {
+            let (mailbox, disk) = store.mailbox(&message.to)?;
+            message.seq = mailbox.take_seq(&*disk)?;
+            mailbox.enqueue(&*disk, &message)?;
+            Ok(message)
+        });
+        match kept.await {
+            Ok(message) => self.ledger.accepted(&message),
+            Err(error) => tracing::error!(%error, "a notice to the operator could not be kept"),
+        }
+    }
+}

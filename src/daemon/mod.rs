@@ -1,0 +1,224 @@
+//! The daemon: start, adopt, serve, end. The only place that wires the parts together.
+//!
+//! It is disposable: tmux holds the terminals, files hold the truth. Ending it ends no session, and the
+//! next start adopts them all.
+
+pub mod actor;
+pub mod acts;
+pub mod host;
+pub mod ledger;
+pub mod live;
+pub mod logs;
+pub mod orders;
+pub mod restore;
+pub mod router;
+pub mod state_file;
+pub mod store_thread;
+
+use crate::api::caller::Caller;
+use crate::api::routes::{self, App};
+use crate::core::fault::{Code, Fault};
+use crate::core::names::{Identity, Party};
+use crate::core::peer::event::Event;
+use crate::ports::terminal::TerminalError;
+use crate::store::config_file;
+use crate::store::disk::OsDisk;
+use crate::store::layout::Root;
+use crate::sys::clock::HostClock;
+use crate::tmux::driver::SpawnDriver;
+use crate::tmux::watch::FileWatch;
+use host::{Host, Parts};
+use logs::Line;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time an effect in flight gets at shutdown.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Runs until SIGTERM, SIGINT or a shutdown request. A second signal ends at once.
+///
+/// # Errors
+/// What keeps a daemon from starting, as a user sees it: a second daemon, no tmux, a bad configuration,
+/// an impossible root.
+pub async fn run(root: Root) -> Result<(), Fault> {
+    let invalid = |e: String| Fault::new(Code::Invalid, e);
+    root.ensure().map_err(|e| invalid(e.to_string()))?;
+    let settings = config_file::load(&root, |n| std::env::var(n).ok()).map_err(|e| invalid(e.to_string()).hint("nothing was started; correct the setting and start again"))?;
+    let _lock = single_instance(&root)?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let (driver, tmux_version) = SpawnDriver::find(root.run(), path).map_err(|e| tmux_fault(&e))?;
+    let internal = |what: &str, e: std::io::Error| Fault::new(Code::Internal, format!("{what}: {e}"));
+    let (store, _thread) = store_thread::StoreHandle::start(Arc::new(OsDisk), root.clone()).map_err(|e| internal("the store thread", e))?;
+    let parts = Parts {
+        settings,
+        clock: Arc::new(HostClock),
+        disk: Arc::new(OsDisk),
+        tmux_program: driver.program().to_path_buf(),
+        terminal: Arc::new(driver),
+        tmux_version,
+        store,
+        watch: FileWatch::start().map_err(|e| internal("inotify", e))?,
+        iapeer: std::env::current_exe().map_err(|e| internal("the path of this program", e))?,
+        root: root.clone(),
+    };
+    let host = Arc::new(Host::new(parts));
+    sweep(&root);
+
+    let shutdown = CancellationToken::new();
+    let end_sessions = Arc::new(AtomicBool::new(false));
+    install_signals(shutdown.clone()).map_err(|e| internal("signals", e))?;
+    adopt_all(&host).await;
+
+    let listener = listen(&root)?;
+    host.lifecycle(Line::new("daemon-start").with("version", env!("CARGO_PKG_VERSION")).with("pid", std::process::id()).with("tmux", &host.tmux_version).with("peers", host.handles().len()));
+    let writer = tokio::spawn(state_file::keep_written(host.clone(), shutdown.clone()));
+    let app = App { host: host.clone(), shutdown: shutdown.clone(), end_sessions: end_sessions.clone() };
+    let service = routes::router(app).into_make_service_with_connect_info::<Caller>();
+    let ending = shutdown.clone();
+    let serve = axum::serve(listener, service).with_graceful_shutdown(async move { ending.cancelled().await });
+    let served = tokio::spawn(async move { serve.await });
+    shutdown.cancelled().await;
+
+    come_to_rest(&host).await;
+    if end_sessions.load(Ordering::SeqCst) {
+        orders::end_all(&host).await;
+    }
+    let _ = tokio::time::timeout(Duration::from_secs(2), served).await;
+    let _ = writer.await;
+    // Everything posted before is on disk once this job has run.
+    let _ = host.store.run(|_| Ok(())).await;
+    host.lifecycle(Line::new("daemon-stop").with("pid", std::process::id()).with("sessions", if end_sessions.load(Ordering::SeqCst) { "ended" } else { "kept" }));
+    let _ = std::fs::remove_file(root.api_socket());
+    Ok(())
+}
+
+pub fn tmux_fault(error: &TerminalError) -> Fault {
+    let hint = match error {
+        TerminalError::Missing => "install tmux, 3.2 or newer (Debian: apt-get install tmux; macOS: brew install tmux)",
+        TerminalError::TooOld { .. } => "install a newer tmux, or put one earlier in PATH",
+        _ => "",
+    };
+    Fault::new(Code::Invalid, error.to_string()).hint(hint)
+}
+
+/// The lock is the ownership; the text in it only tells people who holds it.
+fn single_instance(root: &Root) -> Result<File, Fault> {
+    let path = root.lock();
+    let fail = |e: std::io::Error| Fault::new(Code::Invalid, format!("{}: {e}", path.display()));
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut told = String::new();
+            let _ = file.read_to_string(&mut told);
+            return Err(Fault::new(Code::Conflict, format!("a daemon runs already: {}, socket {}", told.trim(), root.api_socket().display())).hint("`iapeer status` shows it, `iapeer daemon stop` ends it"));
+        }
+        Err(TryLockError::Error(e)) => return Err(fail(e)),
+    }
+    let text = format!("pid {}, version {}\n", std::process::id(), env!("CARGO_PKG_VERSION"));
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes())).map_err(fail)?;
+    Ok(file)
+}
+
+/// What a killed daemon left half-way: launch files (they hold environments) and texts on their way.
+fn sweep(root: &Root) {
+    let remove = |dir: &std::path::Path, wanted: fn(&str) -> bool| {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(wanted) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    };
+    remove(&root.run(), |n| n.starts_with(".paste-"));
+    for peer in std::fs::read_dir(root.all_peer_states()).into_iter().flatten().flatten() {
+        remove(&peer.path(), |n| n.starts_with('.') && n.ends_with(".tmp"));
+    }
+}
+
+/// SIGTERM and SIGINT end in order; the second one ends at once, even when the runtime is wedged.
+fn install_signals(shutdown: CancellationToken) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let asked = Arc::new(AtomicBool::new(false));
+    for number in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(number, 1, asked.clone())?;
+        signal_hook::flag::register(number, asked.clone())?;
+    }
+    let mut term = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// Every identity that the registry or the state knows gets its actor; all are restored before anybody
+/// is served.
+async fn adopt_all(host: &Arc<Host>) {
+    let mut identities: Vec<Identity> = Vec::new();
+    for (personality, place) in &host.registry().peers {
+        let (_, runtimes) = host.runtimes_of(personality, place);
+        identities.extend(runtimes.into_iter().map(|r| Identity::new(r, personality.clone())));
+    }
+    // A session whose peer left the registry is still somebody's running agent.
+    for entry in std::fs::read_dir(host.root.all_peer_states()).into_iter().flatten().flatten() {
+        let identity = entry.file_name().to_str().and_then(|n| n.parse::<Identity>().ok());
+        if let Some(identity) = identity.filter(|_| entry.path().join("session.json").exists()) {
+            identities.push(identity);
+        }
+    }
+    identities.sort();
+    identities.dedup();
+    let handles: Vec<_> = identities.iter().map(|i| host.handle(i)).collect();
+    for handle in handles {
+        handle.wait_until(Duration::from_secs(30), |s| s.restored).await;
+    }
+    note_operator_mail(host).await;
+}
+
+async fn note_operator_mail(host: &Arc<Host>) {
+    let scanned = host
+        .store
+        .run(|store| {
+            let (mailbox, disk) = store.mailbox(&Party::Operator)?;
+            mailbox.scan(&*disk)
+        })
+        .await;
+    match scanned {
+        Ok(scan) => scan.keys.into_iter().for_each(|key| host.ledger.note_place(&Party::Operator, key)),
+        Err(error) => host.set_degraded(&format!("operator: {error}"), true),
+    }
+}
+
+fn listen(root: &Root) -> Result<UnixListener, Fault> {
+    let socket = root.api_socket();
+    // The lock is ours, so whatever lies here is a dead daemon's.
+    let _ = std::fs::remove_file(&socket);
+    let fail = |e: std::io::Error| Fault::new(Code::Invalid, format!("{}: {e}", socket.display()));
+    let listener = UnixListener::bind(&socket).map_err(fail)?;
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(fail)?;
+    Ok(listener)
+}
+
+/// Effects in flight finish, nothing new begins, sessions stay.
+async fn come_to_rest(host: &Arc<Host>) {
+    let handles = host.handles();
+    for handle in &handles {
+        handle.event(Event::Drain).await;
+    }
+    let all = async {
+        for handle in &handles {
+            handle.wait_until(SHUTDOWN_PATIENCE, |s| s.at_rest).await;
+        }
+    };
+    let _ = tokio::time::timeout(SHUTDOWN_PATIENCE, all).await;
+}

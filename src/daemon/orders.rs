@@ -1,0 +1,198 @@
+//! Orders about peers, and what is told of them: wake, stop, start, new, attach, list, status, screen.
+
+use super::actor::{PeerHandle, Snapshot};
+use super::acts;
+use super::host::Host;
+use crate::api::shapes::{AttachView, PeerCounts, PeerView, PresenceView, QueueView, ScreenView, StatusView};
+use crate::core::fault::{Code, Fault};
+use crate::core::names::{Identity, Party};
+use crate::core::peer::WantedBy;
+use crate::core::peer::event::Event;
+use crate::core::screen::Screen;
+use crate::ports::terminal::PaneRef;
+use crate::store::mailbox::keys_in;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long an order waits for its peer before it answers with what there is.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Brings a peer up and says how to attach to it.
+pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh: bool) -> Result<AttachView, Fault> {
+    let snapshot = restored(handle).await;
+    if snapshot.stopped && cause == WantedBy::Attach {
+        return Err(stopped(&handle.identity));
+    }
+    let before = snapshot.incarnation.filter(|_| snapshot.session.is_some());
+    match before {
+        Some(_) if fresh => handle.event(Event::New { by: "operator".into() }).await,
+        Some(_) => {}
+        None if snapshot.stopped => handle.event(Event::New { by: "operator".into() }).await,
+        None => {
+            if cause == WantedBy::Attach && !fresh && !resumable(host, &handle.identity) {
+                return Err(Fault::new(Code::NothingToResume, format!("{} has no earlier conversation to resume", handle.identity)).hint("`--fresh` starts a new one"));
+            }
+            handle.event(Event::Want(if fresh { WantedBy::FolderLaunch } else { cause })).await;
+        }
+    }
+    let woke = before.is_none() || fresh;
+    let up = |s: &Snapshot| s.session.is_some() && (!woke || s.incarnation != before) && (s.ready || s.reason.is_some());
+    let failed = |s: &Snapshot| s.session.is_none() && s.at_rest && s.state == "held";
+    let seen = handle.wait_until(PATIENCE, |s| up(s) || (woke && failed(s))).await.unwrap_or_else(|| handle.snapshot());
+    match (seen.session, seen.incarnation) {
+        (Some((socket, pane)), Some(incarnation)) => Ok(AttachView { identity: handle.identity.clone(), incarnation, tmux: host.tmux_program.clone(), socket, pane, woke }),
+        _ => {
+            let why = seen.last_failure.or(seen.reason).unwrap_or_else(|| "it did not come up in time".into());
+            Err(Fault::new(Code::WakeFailed, format!("{} could not be started: {why}", handle.identity)).hint(format!("`iapeer logs {}` shows what happened", handle.identity)))
+        }
+    }
+}
+
+async fn restored(handle: &PeerHandle) -> Snapshot {
+    handle.wait_until(Duration::from_secs(10), |s| s.restored).await.unwrap_or_else(|| handle.snapshot())
+}
+
+pub fn stopped(identity: &Identity) -> Fault {
+    Fault::new(Code::PeerStopped, format!("{identity} is stopped")).hint(format!("`iapeer start {identity}` starts it"))
+}
+
+fn resumable(host: &Host, identity: &Identity) -> bool {
+    let path = host.root.peer_state(identity).join("resume.json");
+    path.exists()
+}
+
+pub async fn stop(handle: &PeerHandle, by: &str) -> Result<Snapshot, Fault> {
+    restored(handle).await;
+    handle.event(Event::Stop { by: by.into() }).await;
+    let done = handle.wait_until(PATIENCE, |s| s.stopped && s.session.is_none() && s.at_rest).await;
+    done.ok_or_else(|| Fault::new(Code::Timeout, format!("{} has not ended within {} s", handle.identity, PATIENCE.as_secs())))
+}
+
+pub async fn start(host: &Arc<Host>, handle: &PeerHandle, by: &str) -> Result<AttachView, Fault> {
+    restored(handle).await;
+    handle.event(Event::Start { by: by.into() }).await;
+    handle.wait_until(PATIENCE, |s| !s.stopped).await;
+    wake(host, handle, WantedBy::Start, false).await
+}
+
+pub async fn new(host: &Arc<Host>, handle: &PeerHandle) -> Result<AttachView, Fault> {
+    wake(host, handle, WantedBy::FolderLaunch, true).await
+}
+
+/// All peers of the registry.
+pub fn list(host: &Arc<Host>) -> Vec<PeerView> {
+    let registry = host.registry();
+    registry
+        .peers
+        .iter()
+        .map(|(personality, place)| {
+            let (default_runtime, runtimes) = host.runtimes_of(personality, place);
+            let loaded = host.profile(personality);
+            let presences = runtimes.iter().map(|r| presence(host, &host.handle(&Identity::new(r.clone(), personality.clone())), loaded.is_ok())).collect();
+            let profile = loaded.as_ref().ok().map(|(_, l)| &l.profile);
+            PeerView {
+                personality: personality.clone(),
+                runtimes: presences,
+                default_runtime,
+                wake_policy: profile.map(|p| p.wake_policy).unwrap_or_default(),
+                approval_mode: profile.map(|p| p.approval_mode).unwrap_or_default(),
+                description: profile.map(|p| p.description.clone()).unwrap_or_default(),
+                folder: place.folder.clone(),
+                warnings: match &loaded {
+                    Ok((_, l)) => l.warnings.clone(),
+                    Err(error) => vec![error.clone()],
+                },
+            }
+        })
+        .collect()
+}
+
+fn presence(host: &Arc<Host>, handle: &PeerHandle, profile_ok: bool) -> PresenceView {
+    let s = handle.snapshot();
+    let queue = host.root.peer_state(&handle.identity).join("queue");
+    let invalid = !profile_ok && s.session.is_none();
+    PresenceView {
+        runtime: handle.identity.runtime.clone(),
+        identity: handle.identity.clone(),
+        state: if invalid { "held".into() } else { s.state.into() },
+        turn: s.turn.map(String::from),
+        reason: if invalid { Some("profile-invalid".into()) } else { s.reason },
+        incarnation: s.incarnation.filter(|_| s.session.is_some()),
+        queue: QueueView {
+            waiting: s.waiting.len() + usize::from(s.in_flight.is_some()),
+            held: keys_in(&*host.disk, &queue.join("held")).len(),
+            dead: keys_in(&*host.disk, &queue.join("dead")).len(),
+        },
+    }
+}
+
+pub fn status(host: &Arc<Host>) -> StatusView {
+    let mut peers = PeerCounts::default();
+    let mut mail = QueueView::default();
+    for presence in list(host).into_iter().flat_map(|p| p.runtimes) {
+        match presence.state.as_str() {
+            "live" => peers.live += 1,
+            "starting" | "stopping" => peers.starting += 1,
+            "stopped" => peers.stopped += 1,
+            "held" => peers.held += 1,
+            "absent" => peers.absent += 1,
+            _ => peers.asleep += 1,
+        }
+        mail.waiting += presence.queue.waiting;
+        mail.held += presence.queue.held;
+        mail.dead += presence.queue.dead;
+    }
+    let operator = host.root.party_state(&Party::Operator).join("queue/new");
+    mail.waiting += keys_in(&*host.disk, &operator).len();
+    let degraded = host.degraded();
+    StatusView {
+        version: env!("CARGO_PKG_VERSION").into(),
+        protocol: crate::api::shapes::PROTOCOL,
+        pid: std::process::id() as i32,
+        started: host.started.clone(),
+        updated: host.now_text(),
+        healthy: degraded.is_empty(),
+        degraded,
+        root: host.root.base().to_path_buf(),
+        socket: host.root.api_socket(),
+        tmux: host.tmux_version.clone(),
+        peers,
+        mail,
+    }
+}
+
+/// What its terminal shows, or showed last.
+pub async fn screen(host: &Arc<Host>, handle: &PeerHandle) -> Result<ScreenView, Fault> {
+    let snapshot = restored(handle).await;
+    if let (Some((socket, pane)), Some(incarnation)) = (snapshot.session, snapshot.incarnation) {
+        let pane = PaneRef { socket, pane, keeper_pid: 0, incarnation };
+        let captured = host.terminal.look(pane).await.map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
+        return Ok(ScreenView { identity: handle.identity.clone(), text: Screen::parse(&captured.screen).text(), live: true });
+    }
+    let saved = host.root.peer_state(&handle.identity).join("last-screen.txt");
+    match crate::store::disk::read_own(&saved, 16 * 1024 * 1024) {
+        Ok(bytes) => Ok(ScreenView { identity: handle.identity.clone(), text: String::from_utf8_lossy(&bytes).into_owned(), live: false }),
+        Err(_) => Err(Fault::new(Code::Conflict, format!("{} has no terminal and left no screen", handle.identity)).hint(format!("`iapeer start {}` starts it", handle.identity))),
+    }
+}
+
+/// A hook report reaches its peer.
+pub async fn hook(host: &Arc<Host>, identity: &Identity, inc: u64, event: &str, payload: &serde_json::Value) {
+    let Ok(definition) = host.runtimes.get(&identity.runtime) else { return };
+    let heard = crate::runtime::hooks::interpret(&definition, event, payload);
+    host.tell(identity, super::actor::Inbox::Heard { inc, heard }).await;
+}
+
+/// Ends every session; the daemon is about to end as well.
+pub async fn end_all(host: &Arc<Host>) {
+    for handle in host.handles() {
+        let dir = host.root.peer_state(&handle.identity);
+        let disk = host.disk.clone();
+        let record = crate::store::peer_state::PeerState::open(&*disk, dir.clone()).and_then(|s| s.session());
+        if let Ok(Some(record)) = record {
+            if let Err(error) = acts::end_processes(&record, &dir.join("exits"), host.settings.term_grace_secs).await {
+                tracing::error!(identity = %handle.identity, %error, "a session does not end");
+            }
+        }
+    }
+}

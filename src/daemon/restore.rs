@@ -1,0 +1,124 @@
+//! What the disk and the processes say of one identity when its actor starts: adopt, or find the loss.
+
+use super::host::Host;
+use super::ledger::view_of;
+use super::live;
+use crate::core::message::MessageId;
+use crate::core::names::{Identity, Party};
+use crate::core::peer::event::{Adopted, DeathCause, HookFact, Restored};
+use crate::runtime::hooks::{self, Heard};
+use crate::store::mailbox::{Scan, read_record};
+use crate::store::peer_state::{PeerState, SessionRecord};
+use crate::store::spool;
+use crate::sys::process;
+use std::collections::HashSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub struct Found {
+    pub restored: Restored,
+    /// The session that goes on.
+    pub session: Option<SessionRecord>,
+    pub quarantined: Vec<(String, String)>,
+    /// What hooks told while no daemon ran.
+    pub heard: Vec<Heard>,
+    pub spooled_ids: HashSet<MessageId>,
+    pub spool_files: Vec<PathBuf>,
+    pub failure: Option<String>,
+}
+
+pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
+    let mut found = Found { restored: Restored::default(), session: None, quarantined: Vec::new(), heard: Vec::new(), spooled_ids: HashSet::new(), spool_files: Vec::new(), failure: None };
+    match read_disk(host, identity).await {
+        Ok((restored, record, scan)) => {
+            found.restored = restored;
+            note_mail(host, identity, &scan);
+            found.quarantined = scan.quarantined;
+            found.restored.queue = scan.waiting;
+            found.restored.claim = scan.claim;
+            if let Some(record) = record {
+                sort_session(host, identity, record, &mut found).await;
+            }
+        }
+        Err(error) => {
+            tracing::error!(%identity, %error, "the state of a peer could not be read");
+            host.set_degraded(&format!("{identity}: {error}"), true);
+            found.failure = Some(error.to_string());
+        }
+    }
+    read_spool(host, identity, &mut found);
+    found
+}
+
+async fn read_disk(host: &Arc<Host>, identity: &Identity) -> io::Result<(Restored, Option<SessionRecord>, Scan)> {
+    let (dir, boot_id, party) = (host.root.peer_state(identity), host.boot_id.clone(), Party::Peer(identity.clone()));
+    host.store
+        .run(move |store| {
+            let disk = store.disk.clone();
+            let state = PeerState::open(&*disk, dir)?;
+            let restored = Restored {
+                markers: state.markers(),
+                resumable: state.resumable()?,
+                deaths: state.deaths(&boot_id)?,
+                incarnation: state.incarnation()?,
+                ..Restored::default()
+            };
+            let record = state.session()?;
+            let (mailbox, disk) = store.mailbox(&party)?;
+            Ok((restored, record, mailbox.scan(&*disk)?))
+        })
+        .await
+}
+
+fn note_mail(host: &Host, identity: &Identity, scan: &Scan) {
+    let party = Party::Peer(identity.clone());
+    let queue = host.root.peer_state(identity).join("queue");
+    for key in &scan.keys {
+        host.ledger.note_place(&party, key.clone());
+    }
+    let pending = scan.waiting.iter().chain(scan.claim.iter().map(|(_, e)| e));
+    for entry in pending {
+        if let Ok(message) = read_record(&*host.disk, &queue, &entry.key, &["new", "cur"]) {
+            host.ledger.insert_view(view_of(&message));
+        }
+    }
+}
+
+/// Does the recorded session still run?
+async fn sort_session(host: &Arc<Host>, identity: &Identity, record: SessionRecord, found: &mut Found) {
+    let exits = host.root.peer_state(identity).join("exits");
+    let inc = record.incarnation;
+    found.restored.incarnation = found.restored.incarnation.max(inc);
+    if record.boot_id != host.boot_id {
+        found.restored.lost = Some((inc, DeathCause::HostReboot));
+    } else if process::is_alive(&record.keeper) && process::is_alive(&record.server) {
+        found.restored.adopted = Some(Adopted { inc, ready: record.ready, seed_due: record.seed_due });
+    } else if process::is_alive(&record.keeper) {
+        // tmux is gone; its keeper ends the agent by itself, and that is waited for before anything else.
+        crate::daemon::acts::end_processes(&record, &exits, host.settings.term_grace_secs).await.unwrap_or_else(|error| {
+            tracing::error!(%identity, %error, "what is left of a lost session does not end");
+        });
+        found.restored.lost = Some((inc, DeathCause::TmuxLost));
+    } else {
+        found.restored.lost = Some((inc, live::cause_of(&record, &exits)));
+    }
+    found.session = Some(record);
+}
+
+fn read_spool(host: &Host, identity: &Identity, found: &mut Found) {
+    let Ok(definition) = host.runtimes.get(&identity.runtime) else { return };
+    for (path, report) in spool::read(&host.root.hook_spool()) {
+        if report.identity != *identity {
+            continue;
+        }
+        found.spool_files.push(path);
+        let heard = hooks::interpret(&definition, &report.event, &report.payload);
+        if let Some(HookFact::PromptSubmitted { ids }) = &heard.fact {
+            found.spooled_ids.extend(ids.iter().cloned());
+        }
+        if found.session.as_ref().is_some_and(|s| s.incarnation == report.incarnation) {
+            found.heard.push(heard);
+        }
+    }
+}

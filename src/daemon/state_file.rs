@@ -1,0 +1,61 @@
+//! `state/daemon.json`: what a crashed daemon leaves for the post-mortem, and what `status` reads when
+//! none runs. At most one write per 250 ms, one at start and one at the end; a failed write disturbs
+//! nothing.
+
+use super::host::Host;
+use super::orders;
+use crate::store::disk::{OsDisk, replace};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const PAUSE: Duration = Duration::from_millis(250);
+
+pub async fn keep_written(host: Arc<Host>, shutdown: CancellationToken) {
+    loop {
+        let mut changes = watch_all(&host);
+        write(&host).await;
+        let change = async {
+            if changes.join_next().await.is_none() {
+                // No peer yet: look again when there may be one.
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        };
+        tokio::select! {
+            () = change => {}
+            () = shutdown.cancelled() => {
+                write(&host).await;
+                return;
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Ends with the first change of any peer's state after this call.
+fn watch_all(host: &Arc<Host>) -> tokio::task::JoinSet<()> {
+    let mut views = tokio::task::JoinSet::new();
+    for handle in host.handles() {
+        let mut view = handle.view.clone();
+        view.mark_unchanged();
+        views.spawn(async move {
+            // An error means that the peer's actor has ended: that is a change, too.
+            let _ = view.changed().await;
+        });
+    }
+    views
+}
+
+async fn write(host: &Arc<Host>) {
+    let path = host.root.daemon_state();
+    let state = serde_json::json!({
+        "v": 1,
+        "status": orders::status(host),
+        "peers": orders::list(host),
+        "boot_id": host.boot_id,
+    });
+    let written = tokio::task::spawn_blocking(move || replace(&OsDisk, &path, state.to_string().as_bytes())).await;
+    if let Ok(Err(error)) = written {
+        tracing::warn!(%error, "state/daemon.json could not be written");
+    }
+}

@@ -1,0 +1,47 @@
+//! What a hook report means, by the words of the program's definition.
+
+use crate::core::envelope;
+use crate::core::peer::event::HookFact;
+use crate::core::runtime::Definition;
+use serde_json::Value;
+
+/// What was told, if it concerns us: the fact, and the session it speaks of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Heard {
+    pub fact: Option<HookFact>,
+    pub session_id: Option<String>,
+    pub transcript: Option<String>,
+}
+
+/// The event under which our own MCP bridge reports that the program asked for its tools.
+pub const TOOLS_LISTED: &str = "iapeer-tools-listed";
+
+pub fn interpret(definition: &Definition, event: &str, payload: &Value) -> Heard {
+    if event == TOOLS_LISTED {
+        return Heard { fact: Some(HookFact::ToolsListed), ..Heard::default() };
+    }
+    let turn = &definition.turn;
+    let filled = |name: &String| match payload.get(name) {
+        None | Some(Value::Null) => false,
+        Some(Value::String(s)) => !s.is_empty(),
+        Some(Value::Array(a)) => !a.is_empty(),
+        Some(_) => true,
+    };
+    if turn.ignore_with.iter().any(filled) {
+        return Heard::default();
+    }
+    let is = |names: &[String]| names.iter().any(|n| n == event);
+    let text = |name: &str| payload.get(name).and_then(Value::as_str).map(String::from);
+    let fact = if is(&turn.prompt_submitted) {
+        Some(HookFact::PromptSubmitted { ids: envelope::ids_in(&text("prompt").unwrap_or_default()) })
+    } else if is(&turn.turn_end) {
+        Some(HookFact::TurnEnded)
+    } else if is(&turn.session_start) {
+        Some(HookFact::SessionStarted)
+    } else if is(&turn.permission_asked) {
+        Some(HookFact::PermissionAsked)
+    } else {
+        None
+    };
+    Heard { fact, session_id: text("session_id"), transcript: text("transcript_path") }
+}
