@@ -97,6 +97,9 @@ enum DaemonAction {
 struct InitArgs {
     /// The folder (default: this one).
     folder: Option<PathBuf>,
+    /// The peer's name, where the folder's own name will not do.
+    #[arg(long)]
+    name: Option<String>,
     #[command(flatten)]
     profile: ProfileArgs,
 }
@@ -114,9 +117,6 @@ struct CreateArgs {
 
 #[derive(Args, Clone)]
 struct ProfileArgs {
-    /// The peer's name, where the folder's own name will not do.
-    #[arg(long)]
-    name: Option<String>,
     /// The program that embodies it (default: default_runtime of the host's config).
     #[arg(long)]
     runtime: Option<String>,
@@ -274,6 +274,9 @@ struct RuntimeArgs {
     detached: bool,
     #[arg(long)]
     json: bool,
+    /// The peer's name, where the folder's own name will not do.
+    #[arg(long)]
+    name: Option<String>,
     #[command(flatten)]
     profile: ProfileArgs,
 }
@@ -395,5 +398,26 @@ fn echo_agent(args: EchoArgs) -> Outcome {
     match echo::agent::run(options) {
         Ok(code) => Ok(Done::Code(u8::try_from(code).unwrap_or(255))),
         Err(error) => Err(Fault::new(Code::Invalid, error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+        RuntimeArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_is_a_reserved_name() {
+        for verb in Cli::command().get_subcommands() {
+            let name = verb.get_name();
+            // `echo-agent` has a dash, which no runtime has, but a personality may.
+            assert!(crate::core::names::RESERVED.contains(&name), "{name}");
+        }
     }
 }

@@ -27,7 +27,7 @@ fn invalid(e: impl std::fmt::Display) -> Fault {
 
 pub fn init(root: &Root, args: InitArgs, as_json: bool) -> Outcome {
     let folder = args.folder.unwrap_or_else(|| PathBuf::from("."));
-    let profile = make_peer(root, &folder, &args.profile, None)?;
+    let profile = make_peer(root, &folder, args.name.as_deref(), &args.profile, None)?;
     told(&profile, &folder.canonicalize().unwrap_or(folder), as_json);
     Ok(Done::Ok)
 }
@@ -38,14 +38,9 @@ pub fn create(root: &Root, args: CreateArgs, as_json: bool) -> Outcome {
     if profile_file::path_in(&folder).exists() {
         return Err(Fault::new(Code::Conflict, format!("{} is a peer already", folder.display())).hint("`iapeer init` there changes it, another --path makes another peer"));
     }
-    let mut profile_args = args.profile;
-    if profile_args.name.is_some() {
-        return Err(invalid("the name is given twice"));
-    }
-    profile_args.name = Some(args.name);
     root.ensure().map_err(invalid)?;
     crate::store::disk::create_dir(&folder).map_err(|e| invalid(format!("{}: {e}", folder.display())))?;
-    let profile = make_peer(root, &folder, &profile_args, None)?;
+    let profile = make_peer(root, &folder, Some(name.as_str()), &args.profile, None)?;
     told(&profile, &folder, as_json);
     Ok(Done::Ok)
 }
@@ -59,7 +54,7 @@ fn told(profile: &Profile, folder: &Path, as_json: bool) {
 }
 
 /// Writes or changes the profile of a folder and enters it in the registry.
-fn make_peer(root: &Root, folder: &Path, args: &ProfileArgs, runtime: Option<&RuntimeName>) -> Result<Profile, Fault> {
+fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs, runtime: Option<&RuntimeName>) -> Result<Profile, Fault> {
     let folder = folder.canonicalize().map_err(|e| invalid(format!("{}: {e}", folder.display())))?;
     if std::env::var_os("HOME").map(PathBuf::from).and_then(|h| h.canonicalize().ok()).is_some_and(|home| home == folder) {
         return Err(invalid("your home folder cannot be a peer").hint("make a folder for it and run this there"));
@@ -74,7 +69,7 @@ fn make_peer(root: &Root, folder: &Path, args: &ProfileArgs, runtime: Option<&Ru
     let mut profile = match profile_file::load(&folder) {
         Ok(loaded) => loaded.profile,
         Err(ProfileError::None(_)) => {
-            let name = match &args.name {
+            let name = match name {
                 Some(name) => name.parse().map_err(invalid)?,
                 None => profile_file::name_for(&folder).map_err(|e| invalid(e).hint("choose one with --name"))?,
             };
@@ -82,7 +77,7 @@ fn make_peer(root: &Root, folder: &Path, args: &ProfileArgs, runtime: Option<&Ru
         }
         Err(error) => return Err(invalid(error).hint("mend the file; nothing was changed")),
     };
-    if let Some(name) = &args.name {
+    if let Some(name) = name {
         profile.personality = name.parse().map_err(invalid)?;
     }
     if let Some(runtime) = wanted {
@@ -149,7 +144,7 @@ pub async fn runtime(root: &Root, words: Vec<String>, as_json: bool) -> Outcome 
     if !profile_file::path_in(&folder).exists() && !args.yes {
         ask(&folder, &runtime)?;
     }
-    let profile = make_peer(root, &folder, &args.profile, Some(&runtime))?;
+    let profile = make_peer(root, &folder, args.name.as_deref(), &args.profile, Some(&runtime))?;
     let identity = Identity::new(runtime, profile.personality.clone());
     let as_json = as_json || args.json;
     let mut client = connect_or_start(root).await?;

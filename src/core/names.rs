@@ -18,7 +18,7 @@ pub const SYSTEM: &str = "iapeer";
 /// Words of the command line and of the address space that no peer may bear.
 pub const RESERVED: &[&str] = &[
     OPERATOR, SYSTEM, "all", "add-runtime", "approvals", "approve", "attach", "compact", "completions", "create",
-    "daemon", "default-runtime", "deny", "doctor", "explain", "freeze", "help", "history", "hook", "import", "inbox",
+    "daemon", "default-runtime", "deny", "doctor", "echo-agent", "explain", "freeze", "help", "history", "hook", "import", "inbox",
     "init", "interrupt", "keep", "list", "logs", "ls", "man", "mcp", "messages", "new", "queue", "refresh", "remove",
     "rename", "runtimes", "schedules", "screen", "self-done", "self-fresh", "send", "service", "sessions", "start",
     "status", "stop", "trust", "unfreeze", "verify", "version", "wait",

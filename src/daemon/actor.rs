@@ -310,7 +310,7 @@ impl Actor {
 
     fn log_delivery(&self, inc: Option<Incarnation>, id: &MessageId, state: State, reason: Option<String>, evidence: Option<&str>, attempt: u32) {
         let view = self.host.ledger.view(id);
-        let ms = view.as_ref().and_then(|v| chrono::DateTime::parse_from_rfc3339(&v.accepted).ok()).map(|t| (self.host.clock.utc() - t.to_utc()).num_milliseconds().max(0));
+        let ms = self.host.ledger.age_ms(id, self.host.clock.boot_ms());
         let line = Line::new("delivery")
             .with("msg", id)
             .maybe("from", view.as_ref().map(|v| v.from.clone()))

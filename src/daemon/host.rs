@@ -214,7 +214,7 @@ impl Host {
             Ok(message)
         });
         match kept.await {
-            Ok(message) => self.ledger.accepted(&message),
+            Ok(message) => self.ledger.accepted(&message, self.clock.boot_ms()),
             Err(error) => tracing::error!(%error, "a notice to the operator could not be kept"),
         }
     }

@@ -3,6 +3,7 @@
 //! A projection: the records on disk are the truth, and what ended before this daemon started is read
 //! from them when somebody asks.
 
+use crate::core::Millis;
 use crate::api::shapes::{Answer, MessageView};
 use crate::core::message::{Evidence, Key, Message, MessageId, State};
 use crate::core::names::Party;
@@ -23,6 +24,8 @@ struct Inner {
     /// Where each known id lies.
     places: HashMap<MessageId, (Party, Key)>,
     views: HashMap<MessageId, MessageView>,
+    /// Boot-time clock of acceptance, of what this daemon accepted.
+    accepted_ms: HashMap<MessageId, Millis>,
     order: std::collections::VecDeque<MessageId>,
 }
 
@@ -45,8 +48,9 @@ impl Ledger {
         self.lock().places.get(id).cloned()
     }
 
-    pub fn accepted(&self, message: &Message) {
+    pub fn accepted(&self, message: &Message, now: Millis) {
         let mut inner = self.lock();
+        inner.accepted_ms.insert(message.id.clone(), now);
         inner.places.insert(message.id.clone(), (message.to.clone(), message.entry().key));
         inner.order.push_back(message.id.clone());
         inner.views.insert(message.id.clone(), view_of(message));
@@ -54,6 +58,7 @@ impl Ledger {
             if let Some(old) = inner.order.pop_front() {
                 if inner.views.get(&old).is_some_and(|v| v.state.is_end()) {
                     inner.views.remove(&old);
+                    inner.accepted_ms.remove(&old);
                 } else {
                     inner.order.push_back(old);
                 }
@@ -65,6 +70,11 @@ impl Ledger {
 
     pub fn view(&self, id: &MessageId) -> Option<MessageView> {
         self.lock().views.get(id).cloned()
+    }
+
+    /// Milliseconds since a message was accepted, if this daemon accepted it.
+    pub fn age_ms(&self, id: &MessageId, now: Millis) -> Option<Millis> {
+        self.lock().accepted_ms.get(id).map(|at| now.saturating_sub(*at))
     }
 
     pub fn insert_view(&self, view: MessageView) {

@@ -1,7 +1,6 @@
 //! Orders about peers, and what is told of them: wake, stop, start, new, attach, list, status, screen.
 
 use super::actor::{PeerHandle, Snapshot};
-use super::acts;
 use super::host::Host;
 use crate::api::shapes::{AttachView, PeerCounts, PeerView, PresenceView, QueueView, ScreenView, StatusView};
 use crate::core::fault::{Code, Fault};
@@ -183,16 +182,16 @@ pub async fn hook(host: &Arc<Host>, identity: &Identity, inc: u64, event: &str, 
     host.tell(identity, super::actor::Inbox::Heard { inc, heard }).await;
 }
 
-/// Ends every session; the daemon is about to end as well.
+/// Ends every session, as a sleep; the daemon is about to end as well and starts none again.
 pub async fn end_all(host: &Arc<Host>) {
-    for handle in host.handles() {
-        let dir = host.root.peer_state(&handle.identity);
-        let disk = host.disk.clone();
-        let record = crate::store::peer_state::PeerState::open(&*disk, dir.clone()).and_then(|s| s.session());
-        if let Ok(Some(record)) = record {
-            if let Err(error) = acts::end_processes(&record, &dir.join("exits"), host.settings.term_grace_secs).await {
-                tracing::error!(identity = %handle.identity, %error, "a session does not end");
-            }
+    let handles = host.handles();
+    for handle in &handles {
+        handle.event(Event::Rest).await;
+    }
+    for handle in &handles {
+        let limit = Duration::from_secs(host.settings.term_grace_secs * 2 + 15);
+        if handle.wait_until(limit, |s| s.session.is_none() && s.at_rest).await.is_none() {
+            tracing::error!(identity = %handle.identity, "a session does not end");
         }
     }
 }

@@ -125,7 +125,7 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<M
     });
     let message = kept.await.map_err(|e| refuse_store(host, &e))?;
     host.set_degraded(STORE_WRITE, false);
-    host.ledger.accepted(&message);
+    host.ledger.accepted(&message, host.clock.boot_ms());
     log_accepted(host, &message);
     if let Some(question) = &message.in_reply_to {
         let text = String::from_utf8_lossy(&message.body).into_owned();

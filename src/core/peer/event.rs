@@ -21,6 +21,8 @@ pub enum Event {
     Start { by: String },
     /// `new`: end what runs, then a fresh session.
     New { by: String },
+    /// End the session, as a sleep.
+    Rest,
     /// The daemon ends; sessions stay.
     Drain,
     /// The agent's program told something by a hook.

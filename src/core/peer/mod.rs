@@ -195,6 +195,8 @@ pub struct Up {
 pub enum EndWhy {
     Stop,
     New,
+    /// The operator ends the daemon with all its sessions: they sleep.
+    Rest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

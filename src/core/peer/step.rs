@@ -113,6 +113,13 @@ impl Peer {
                     _ => self.wanted = Some(Wanted { cause: WantedBy::FolderLaunch }),
                 }
             }
+            Event::Rest => {
+                self.wanted = None;
+                if let Some(up) = self.up_mut() {
+                    up.end.get_or_insert(EndWhy::Rest);
+                    fx.push(Effect::Order { verb: "stop", by: "daemon-stop".into() });
+                }
+            }
             Event::Drain => self.draining = true,
             Event::Tick => {}
             Event::Hook { inc, fact } if self.is_current(inc) => self.hook(fact, now, fx),
