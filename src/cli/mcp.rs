@@ -86,8 +86,7 @@ impl ServerHandler for Bridge {
     }
 
     async fn list_tools(&self, _request: Option<PaginatedRequestParams>, _context: RequestContext<RoleServer>) -> Result<ListToolsResult, ErrorData> {
-        let mut listed = ListToolsResult::default();
-        listed.tools = tools();
+        let listed = ListToolsResult { tools: tools(), ..ListToolsResult::default() };
         // The first message waits until the program knows its tools.
         let root = self.root.clone();
         if hook::session().is_some() || super::link::below_a_keeper() {

@@ -4,6 +4,8 @@
 //! Exit codes: 0 ok, 1 failed, 2 usage, 3 refused by state, 4 daemon unreachable, 5 accepted but the
 //! awaited state was not reached in time.
 
+#![allow(clippy::disallowed_methods, reason = "the command line is a program of its own: it starts tmux clients and waits with deadlines")]
+
 mod attach;
 mod daemon;
 mod hook;

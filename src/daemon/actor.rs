@@ -136,7 +136,7 @@ impl Actor {
             let next = tokio::select! {
                 biased;
                 Some(outcome) = self.tasks.join_next() => match outcome {
-                    Ok(outcome) => Next::Outcome(outcome),
+                    Ok(outcome) => Next::Outcome(Box::new(outcome)),
                     Err(error) => Next::Broken(error.to_string()),
                 },
                 got = receiver.recv() => match got {
@@ -146,7 +146,7 @@ impl Actor {
                 () = sleep => Next::Inbox(Inbox::Event(Event::Tick)),
             };
             match next {
-                Next::Outcome(outcome) => self.outcome(outcome).await,
+                Next::Outcome(outcome) => self.outcome(*outcome).await,
                 Next::Broken(error) => {
                     tracing::error!(identity = %self.identity, %error, "an act broke; the peer is rebuilt from disk");
                     self.rebuild().await;
@@ -379,7 +379,7 @@ impl Actor {
 }
 
 enum Next {
-    Outcome(Outcome),
+    Outcome(Box<Outcome>),
     Broken(String),
     Inbox(Inbox),
 }

@@ -102,6 +102,7 @@ impl LogFile {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests write the files they read")]
 mod tests {
     use super::*;
 

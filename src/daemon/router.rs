@@ -131,9 +131,8 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<M
         let text = String::from_utf8_lossy(&message.body).into_owned();
         host.ledger.answered(question, Answer { id: message.id.clone(), text }, &message.sent);
     }
-    match &handle {
-        Some(handle) => handle.event(Event::Accepted(message.entry())).await,
-        None => {}
+    if let Some(handle) = &handle {
+        handle.event(Event::Accepted(message.entry())).await;
     }
     let mut view = host.ledger.view(&id).unwrap_or_else(|| view_of(&message));
     if let Some(handle) = handle {

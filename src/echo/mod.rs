@@ -6,6 +6,8 @@
 //! Parts: `input` (bytes to keys), `view` (what is drawn), `transcript`, `instruct` (the instructions in
 //! a message), `agent` (the loop).
 
+#![allow(clippy::disallowed_methods, reason = "an agent program of its own, outside of the daemon")]
+
 pub mod agent;
 pub mod input;
 pub mod instruct;

@@ -86,6 +86,7 @@ pub fn parse(path: &Path, text: &str, name: &RuntimeName) -> Result<Definition, 
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests write the files they read")]
 mod tests {
     use super::*;
 

@@ -75,6 +75,7 @@ pub fn name_for(folder: &Path) -> Result<Personality, NameError> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests write the files they read")]
 mod tests {
     use super::*;
     use crate::core::names::RuntimeName;

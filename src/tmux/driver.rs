@@ -4,6 +4,8 @@
 //! prints the pane's state and screen when its guard refused. Neither: the call failed, and the act may
 //! or may not have happened; the marks in the pane tell the next call.
 
+#![allow(clippy::disallowed_methods, reason = "this is where tmux is run")]
+
 use super::argv::{self, LOOK, List, OK_PASTE, OK_PROBE, OK_SUBMIT, SEPARATOR, STARTED};
 use super::{FLOOR, FLOOR_TEXT};
 use crate::core::guard::Guard;

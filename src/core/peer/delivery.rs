@@ -17,7 +17,7 @@ impl Flight {
         self.entry.id()
     }
     /// Whether the text may be in the agent process.
-    fn maybe_injected(&self) -> bool {
+    pub(super) fn maybe_injected(&self) -> bool {
         match &self.stage {
             Stage::Claiming | Stage::Waiting => false,
             Stage::ToPaste { .. } => self.tries > 0,

@@ -38,6 +38,9 @@ pub const BOOT_LOOK_IDLE_MS: Millis = 1_000;
 pub const QUIET_MS: Millis = 250;
 /// A held message looks again after this even without any event.
 pub const HOLD_RECHECK_MS: Millis = 30_000;
+/// How long a dialog for a person must stand on a starting screen before it is believed: programs draw
+/// frames while they start that look like one.
+pub const BOOT_DIALOG_MS: Millis = 1_500;
 /// How long the first message waits for the program to have asked for our tools.
 pub const TOOLS_WAIT_MS: Millis = 3_000;
 /// Submit attempts after the first, counted from it (`specs`: an Enter may be swallowed).
@@ -187,6 +190,8 @@ pub struct Up {
     pub last_look: Millis,
     /// The next frame to press of a start dialog.
     pub dialog: Option<(String, usize)>,
+    /// Since when a dialog for a person has stood on the starting screen.
+    pub asking_since: Option<Millis>,
     /// An order to end it waits for the effect in flight.
     pub end: Option<EndWhy>,
 }

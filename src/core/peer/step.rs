@@ -168,6 +168,7 @@ impl Peer {
             Event::Inquired { id, found } => {
                 self.finished(Doing::Inquire);
                 self.on_inquired(&id, found, now, fx);
+                self.check_crash_loop(now, fx);
             }
             Event::Ended { inc, result } => self.ended(inc, result, now, fx),
             Event::Collected { inc } => {
@@ -408,13 +409,19 @@ impl Peer {
                     // Pressed, but it is still there: begin again, each key only on its own frame.
                     (DialogPolicy::Accept, None) => up.dialog = None,
                     (DialogPolicy::Ask, _) => {
-                        let hold = self.dialog_hold(look, Hold::Dialog);
-                        self.set_hold(Some(hold), fx);
+                        let since = *up.asking_since.get_or_insert(now);
+                        if now - since >= BOOT_DIALOG_MS {
+                            let hold = self.dialog_hold(look, Hold::Dialog);
+                            self.set_hold(Some(hold), fx);
+                        }
                     }
                 }
             }
         }
         let Some(up) = self.up_mut() else { return };
+        if !matches!(look.class, Class::Dialog(_)) {
+            up.asking_since = None;
+        }
         let gate = up.started_hook || up.ready_looks >= 2;
         let tools = up.tools_listed || !definition.launch.await_tools || up.first_ready_look.is_some_and(|first| now >= first + TOOLS_WAIT_MS);
         if up.ready_looks > 0 && gate && tools {
@@ -529,7 +536,10 @@ impl Peer {
         let recent = self.recent_deaths(now);
         let back_off = BACKOFF_MS.saturating_mul(1 << recent.saturating_sub(1).min(10)).min(BACKOFF_MAX_MS);
         self.not_before = now + back_off;
-        if !self.check_crash_loop(now, fx) && (!self.queue.is_empty() || self.flight.is_some()) {
+        // When the dead process may have had a message, that is cleared up first: the message may turn
+        // out to be the cause, and then its deaths leave the ring.
+        let open = self.flight.as_ref().is_some_and(Flight::maybe_injected);
+        if (open || !self.check_crash_loop(now, fx)) && (!self.queue.is_empty() || self.flight.is_some()) {
             fx.push(Effect::Backoff { until_ms: back_off });
         }
     }
@@ -643,6 +653,7 @@ impl Up {
             look_due: None,
             last_look: 0,
             dialog: None,
+            asking_since: None,
             end: None,
         }
     }

@@ -1,1 +1,623 @@
+//! A day of a peer in microseconds: a fake world answers effects, `proptest` orders the events.
+//!
+//! The world keeps the ground truth that a decision must never violate: what was pasted into which
+//! incarnation, what became a turn, what was told to the sender.
 
+use super::effect::{Effect, Giveback};
+use super::event::{ActResult, Adopted, DeathCause, Event, HookFact, LaunchFault, Restored};
+use super::wake::{Mode, WakeCause, decide};
+use super::*;
+use crate::core::message::{Claim, Evidence, Key, ProcessRef, State};
+use crate::core::names::Party;
+use crate::core::screen::{Class, Composer};
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+fn definition() -> Arc<Definition> {
+    let text = include_str!("../../../peers/runtimes/echo.yaml");
+    Arc::new(serde_yaml::from_str(text).unwrap())
+}
+
+fn id(n: u64) -> MessageId {
+    format!("0199a0b0-0000-7000-8000-{n:012x}").parse().unwrap()
+}
+
+fn entry(n: u64) -> Entry {
+    Entry { key: Key { id: id(n), seq: n, urgent: false }, from: Party::Operator, topic: None, hops: 0 }
+}
+
+/// The world behind the effects.
+struct World {
+    peer: Peer,
+    now: Millis,
+    /// Effects whose outcome has not come yet.
+    pending: Vec<Effect>,
+    /// Pasted into (incarnation, message): must never exceed one.
+    pasted: HashMap<(u64, MessageId), u32>,
+    turns: Vec<(MessageId, u64)>,
+    finished: HashMap<MessageId, (State, Option<Evidence>)>,
+    released: Vec<(MessageId, Giveback)>,
+    alive: Option<u64>,
+    marks: (String, String),
+    class: Class,
+    draft: bool,
+    /// A submit is swallowed that many times.
+    swallow: u32,
+    launches: u32,
+    keys_in_dialog: u32,
+    told: Vec<Effect>,
+    /// What the claims carry on: attempts and charged deaths.
+    attempts: HashMap<MessageId, u32>,
+    deaths: HashMap<MessageId, u32>,
+    launch_fails: bool,
+    /// The program never draws a screen that is known.
+    never_ready: bool,
+}
+
+impl World {
+    fn new() -> World {
+        let timing = Timing { boot_deadline_ms: 240_000, ready_gate_ms: 120_000, crashloop_max: 3, crashloop_window_ms: 300_000 };
+        let mut peer = Peer::new("echo-a".parse().unwrap(), definition(), timing);
+        let now = 1_000_000;
+        peer.step(Event::Restored(Box::default()), now);
+        World {
+            peer,
+            now,
+            pending: Vec::new(),
+            pasted: HashMap::new(),
+            turns: Vec::new(),
+            finished: HashMap::new(),
+            released: Vec::new(),
+            alive: None,
+            marks: Default::default(),
+            class: Class::Ready,
+            draft: false,
+            swallow: 0,
+            launches: 0,
+            keys_in_dialog: 0,
+            told: Vec::new(),
+            attempts: HashMap::new(),
+            deaths: HashMap::new(),
+            launch_fails: false,
+            never_ready: false,
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        let effects = self.peer.step(event, self.now);
+        for effect in effects {
+            match effect {
+                Effect::Finish { entry, state, evidence, .. } => {
+                    let before = self.finished.insert(entry.id().clone(), (state, evidence));
+                    assert!(before.is_none(), "{} ended twice", entry.id());
+                }
+                Effect::Release { entry, how } => {
+                    match how {
+                        Giveback::Untouched => *self.attempts.entry(entry.id().clone()).or_insert(1) -= 1,
+                        Giveback::Redeliver { deaths } => drop(self.deaths.insert(entry.id().clone(), deaths)),
+                    }
+                    self.released.push((entry.id().clone(), how));
+                }
+                Effect::Launch { .. } | Effect::Look { .. } | Effect::Key { .. } | Effect::Claim { .. } | Effect::Paste { .. } | Effect::Probe { .. } | Effect::Submit { .. } | Effect::Inquire { .. } | Effect::End { .. } | Effect::Collect { .. } => {
+                    self.pending.push(effect);
+                }
+                told => self.told.push(told),
+            }
+        }
+    }
+
+    fn look(&self) -> Look {
+        Look {
+            class: self.class.clone(),
+            composer: if self.draft { Composer::Text("draft".into()) } else { Composer::Empty { row: 1 } },
+            composer_row: "›".into(),
+            cursor: (2, 1),
+            cursor_shown: true,
+            dead: false,
+            in_mode: false,
+            input_off: false,
+            attached: 0,
+            mark_pasted: self.marks.0.clone(),
+            mark_entered: self.marks.1.clone(),
+        }
+    }
+
+    fn typable(&self) -> bool {
+        self.class == Class::Ready && !self.draft
+    }
+
+    /// Carries out the oldest pending effect.
+    fn settle_one(&mut self) -> bool {
+        if self.pending.is_empty() {
+            return false;
+        }
+        let effect = self.pending.remove(0);
+        let event = match effect {
+            Effect::Launch { inc, .. } => {
+                self.launches += 1;
+                if self.launch_fails {
+                    Event::Launched { inc, result: Err(LaunchFault::Other("no".into())) }
+                } else {
+                    assert_eq!(self.alive, None, "two agents for one peer");
+                    self.alive = Some(inc);
+                    self.marks = Default::default();
+                    self.class = if self.never_ready { Class::Unknown } else { Class::Ready };
+                    self.draft = false;
+                    Event::Launched { inc, result: Ok(()) }
+                }
+            }
+            Effect::Look { inc } if self.alive == Some(inc) => Event::Looked { inc, result: Ok(self.look()) },
+            Effect::Look { inc } => Event::Looked { inc, result: Err("gone".into()) },
+            Effect::Key { inc, .. } => {
+                self.keys_in_dialog += 1;
+                Event::Keyed { inc, pressed: true }
+            }
+            Effect::Claim { entry, .. } => {
+                let attempt = self.attempts.entry(entry.id().clone()).or_default();
+                *attempt += 1;
+                Event::Claimed { id: entry.id().clone(), result: Ok((*attempt, self.deaths.get(entry.id()).copied().unwrap_or(0))) }
+            }
+            Effect::Paste { inc, entry, .. } => self.paste(inc, entry.id().clone()),
+            Effect::Probe { inc, id } => Event::Probed { inc, id, result: ActResult::Done { submitted_too: false } },
+            Effect::Submit { inc, id, attempt, .. } => self.submit(inc, id, attempt),
+            Effect::Inquire { entry } => {
+                let found = self.turns.iter().any(|(t, _)| t == entry.id()).then_some(Evidence::Transcript);
+                Event::Inquired { id: entry.id().clone(), found }
+            }
+            Effect::End { inc } => {
+                if self.alive == Some(inc) {
+                    self.alive = None;
+                }
+                Event::Ended { inc, result: Ok(()) }
+            }
+            Effect::Collect { inc } => Event::Collected { inc },
+            other => panic!("{other:?}"),
+        };
+        self.event(event);
+        true
+    }
+
+    fn paste(&mut self, inc: u64, id: MessageId) -> Event {
+        let mark = format!("{id}@{inc}");
+        let result = if self.alive != Some(inc) {
+            ActResult::Failed("gone".into())
+        } else if self.marks.0 == mark || !self.typable() {
+            ActResult::Refused(Box::new(self.look()))
+        } else {
+            *self.pasted.entry((inc, id.clone())).or_default() += 1;
+            self.marks.0 = mark;
+            ActResult::Done { submitted_too: false }
+        };
+        Event::Pasted { inc, id, result }
+    }
+
+    fn submit(&mut self, inc: u64, id: MessageId, attempt: u32) -> Event {
+        let ours = self.marks.0 == format!("{id}@{inc}");
+        let taken = self.turns.iter().any(|(t, i)| *t == id && *i == inc);
+        let result = if self.alive != Some(inc) {
+            ActResult::Failed("gone".into())
+        } else if !ours || taken || !matches!(self.class, Class::Ready) {
+            ActResult::Refused(Box::new(self.look()))
+        } else {
+            self.marks.1 = format!("{id}@{inc}#{attempt}");
+            if self.swallow > 0 {
+                self.swallow -= 1;
+            } else {
+                self.turns.push((id.clone(), inc));
+            }
+            ActResult::Done { submitted_too: false }
+        };
+        Event::Submitted { inc, id, attempt, result }
+    }
+
+    fn run(&mut self) {
+        while self.settle_one() {}
+    }
+
+    /// Lets time pass, with all that falls due, at most `limit`.
+    fn pass(&mut self, limit: Millis) {
+        let end = self.now + limit;
+        loop {
+            self.run();
+            match self.peer.next_due(self.now) {
+                Some(due) if due <= end => {
+                    self.now = due.max(self.now + 1);
+                    self.event(Event::Tick);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    fn evidence(&mut self) {
+        if let Some((id, inc)) = self.turns.last().cloned() {
+            self.event(Event::Hook { inc, fact: HookFact::PromptSubmitted { ids: vec![id] } });
+        }
+    }
+
+    fn turn_end(&mut self) {
+        if let Some(inc) = self.alive {
+            self.event(Event::Hook { inc, fact: HookFact::TurnEnded });
+        }
+    }
+
+    fn die(&mut self, cause: DeathCause) {
+        if let Some(inc) = self.alive.take() {
+            self.event(Event::Died { inc, cause });
+        }
+    }
+
+    fn deliver(&mut self, n: u64) {
+        self.event(Event::Accepted(entry(n)));
+        self.pass(5_000);
+        self.evidence();
+        self.turn_end();
+        self.run();
+    }
+}
+
+#[test]
+fn a_sleeper_is_woken_and_takes_its_message() {
+    let mut w = World::new();
+    w.deliver(1);
+    assert_eq!(w.finished[&id(1)], (State::Submitted, Some(Evidence::Hook)));
+    assert_eq!((w.launches, w.peer.state_word()), (1, "live"));
+    w.deliver(2);
+    assert_eq!(w.launches, 1, "a live peer is not launched again");
+    assert!(w.told.iter().any(|e| matches!(e, Effect::Ready { .. })));
+}
+
+#[test]
+fn success_is_not_claimed_without_evidence() {
+    let mut w = World::new();
+    w.event(Event::Accepted(entry(1)));
+    // The submit is made, but the agent swallows it every time.
+    w.swallow = 100;
+    w.pass(60_000);
+    assert!(w.finished.is_empty());
+    let submits = w.told.iter().filter(|e| matches!(e, Effect::Report { state: State::Unknown, .. })).count();
+    assert_eq!(submits, 1, "told once that the outcome is unknown");
+    assert_eq!(w.pasted[&(1, id(1))], 1, "never pasted again into the same process");
+    assert!(w.told.iter().any(|e| matches!(e, Effect::Notice { .. })));
+    // Late evidence still ends it.
+    w.turns.push((id(1), 1));
+    w.evidence();
+    assert_eq!(w.finished[&id(1)].0, State::Submitted);
+}
+
+#[test]
+fn a_swallowed_enter_is_pressed_again_and_nothing_is_doubled() {
+    let mut w = World::new();
+    w.swallow = 2;
+    w.event(Event::Accepted(entry(1)));
+    w.pass(8_000);
+    w.evidence();
+    assert_eq!(w.turns.len(), 1);
+    assert_eq!(w.finished[&id(1)].0, State::Submitted);
+}
+
+#[test]
+fn nothing_is_typed_into_a_dialog_a_draft_or_an_unknown_screen() {
+    for (class, draft, want) in [
+        (Class::Dialog("question".into()), false, Hold::Approval),
+        (Class::Picker, false, Hold::Picker),
+        (Class::Unknown, false, Hold::UnknownScreen),
+        (Class::Busy, false, Hold::Busy),
+        (Class::Ready, true, Hold::Draft),
+    ] {
+        let mut w = World::new();
+        w.deliver(1);
+        (w.class, w.draft) = (class.clone(), draft);
+        w.event(Event::Accepted(entry(2)));
+        w.pass(120_000);
+        assert_eq!(w.peer.hold, Some(want), "{class:?}");
+        assert_eq!(w.pasted.len(), 1, "{class:?}");
+        (w.class, w.draft) = (Class::Ready, false);
+        w.event(Event::Output { inc: 1 });
+        w.pass(1_000);
+        w.evidence();
+        assert_eq!(w.finished[&id(2)].0, State::Submitted, "{class:?}: released within a second of the screen's change");
+    }
+}
+
+#[test]
+fn mail_waits_for_the_turns_end_and_goes_at_once_then() {
+    let mut w = World::new();
+    w.event(Event::Accepted(entry(1)));
+    w.pass(2_000);
+    w.evidence();
+    w.class = Class::Busy;
+    w.event(Event::Accepted(entry(2)));
+    w.pass(10_000);
+    assert_eq!((w.turns.len(), w.peer.hold), (1, Some(Hold::Busy)));
+    w.class = Class::Ready;
+    w.turn_end();
+    w.run();
+    assert_eq!(w.turns.len(), 2, "no time passes between the end of the turn and the next message");
+}
+
+#[test]
+fn a_turn_that_ends_without_a_word_is_noticed_on_the_screen() {
+    let mut w = World::new();
+    w.event(Event::Accepted(entry(1)));
+    w.pass(2_000);
+    w.evidence();
+    w.event(Event::Accepted(entry(2)));
+    w.run();
+    assert_eq!(w.peer.hold, Some(Hold::Busy));
+    w.event(Event::Output { inc: 1 });
+    w.pass(1_000);
+    assert_eq!(w.turns.len(), 2, "two ready looks end it, within a second");
+}
+
+#[test]
+fn an_agent_that_dies_before_the_evidence_gives_its_message_back_redelivered() {
+    let mut w = World::new();
+    w.swallow = 100;
+    w.event(Event::Accepted(entry(1)));
+    w.pass(200);
+    w.swallow = 0;
+    w.die(DeathCause::Signal(9));
+    w.pass(10_000);
+    w.evidence();
+    assert_eq!(w.released, [(id(1), Giveback::Redeliver { deaths: 1 })]);
+    assert_eq!(w.turns, [(id(1), 2)]);
+    assert_eq!(w.finished[&id(1)].0, State::Submitted);
+}
+
+#[test]
+fn an_agent_that_dies_after_the_turn_began_is_not_asked_twice() {
+    let mut w = World::new();
+    w.event(Event::Accepted(entry(1)));
+    w.pass(200);
+    assert_eq!(w.turns.len(), 1);
+    // The hook never came; the transcript has it.
+    w.die(DeathCause::Exit(7));
+    w.pass(10_000);
+    assert_eq!(w.finished[&id(1)], (State::Submitted, Some(Evidence::Transcript)));
+    assert_eq!(w.turns.len(), 1);
+}
+
+#[test]
+fn the_third_death_under_one_message_gives_it_up_and_serves_the_next() {
+    let mut w = World::new();
+    w.event(Event::Accepted(entry(1)));
+    w.event(Event::Accepted(entry(2)));
+    w.swallow = u32::MAX;
+    for _ in 0..3 {
+        w.pass(3_000);
+        w.die(DeathCause::Signal(11));
+    }
+    w.run();
+    assert_eq!(w.finished[&id(1)].0, State::Dead);
+    assert!(w.peer.deaths.is_empty(), "the message was the cause, not the agent");
+    w.swallow = 0;
+    w.pass(60_000);
+    w.evidence();
+    assert_eq!(w.finished[&id(2)].0, State::Submitted);
+}
+
+#[test]
+fn stop_ends_the_session_and_keeps_the_mail() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.event(Event::Stop { by: "operator".into() });
+    w.event(Event::Accepted(entry(2)));
+    w.pass(600_000);
+    assert_eq!((w.alive, w.peer.state_word(), w.launches), (None, "stopped", 1));
+    assert!(w.peer.markers.idle_reaped, "eligible for resume");
+    w.event(Event::Start { by: "operator".into() });
+    w.pass(5_000);
+    w.evidence();
+    assert_eq!(w.finished[&id(2)].0, State::Submitted);
+}
+
+#[test]
+fn stop_during_a_launch_is_not_lost() {
+    let mut w = World::new();
+    w.event(Event::Accepted(entry(1)));
+    assert_eq!(w.peer.state_word(), "starting");
+    w.event(Event::Stop { by: "operator".into() });
+    w.pass(60_000);
+    assert_eq!((w.alive, w.peer.state_word()), (None, "stopped"));
+    assert!(w.finished.is_empty());
+}
+
+#[test]
+fn new_replaces_the_session_only_after_proof_of_its_end() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.event(Event::New { by: "operator".into() });
+    // The world panics if a second agent is launched beside the first.
+    w.pass(10_000);
+    assert_eq!((w.alive, w.launches, w.peer.markers.idle_reaped), (Some(2), 2, false));
+}
+
+#[test]
+fn a_program_that_dies_at_once_is_not_started_for_ever() {
+    let mut w = World::new();
+    w.never_ready = true;
+    w.event(Event::Accepted(entry(1)));
+    for _ in 0..20 {
+        w.pass(5_000);
+        w.die(DeathCause::Exit(1));
+    }
+    w.pass(250_000);
+    assert_eq!((w.launches, w.peer.hold), (3, Some(Hold::CrashLoop)));
+    assert_eq!(w.peer.queue.len() + usize::from(w.peer.flight.is_some()), 1, "the mail is kept");
+    w.event(Event::Start { by: "operator".into() });
+    w.pass(5_000);
+    assert_eq!(w.launches, 4);
+}
+
+#[test]
+fn failed_launches_feed_the_loop_guard_too() {
+    let mut w = World::new();
+    w.launch_fails = true;
+    w.event(Event::Accepted(entry(1)));
+    w.pass(3_600_000);
+    assert_eq!((w.launches, w.peer.hold), (3, Some(Hold::CrashLoop)));
+}
+
+#[test]
+fn an_outcome_of_an_older_incarnation_changes_nothing() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.event(Event::New { by: "operator".into() });
+    w.pass(10_000);
+    let before = format!("{:?}", w.peer);
+    w.event(Event::Hook { inc: 1, fact: HookFact::PromptSubmitted { ids: vec![id(9)] } });
+    w.event(Event::Died { inc: 1, cause: DeathCause::Signal(9) });
+    w.event(Event::Output { inc: 1 });
+    assert_eq!(format!("{:?}", w.peer), before);
+}
+
+#[test]
+fn an_adopted_session_with_a_claim_is_continued_by_its_marks() {
+    for (pasted, entered, submits) in [(true, true, 0), (true, false, 1), (false, false, 1)] {
+        let mut w = World::new();
+        w.alive = Some(4);
+        if pasted {
+            w.pasted.insert((4, id(1)), 1);
+            w.marks.0 = format!("{}@4", id(1));
+        }
+        if entered {
+            w.marks.1 = format!("{}@4#1", id(1));
+        }
+        let process = ProcessRef { pid: 1, start: 1 };
+        let claim = Claim { v: 1, id: id(1), attempt: 1, deaths: 0, identity: "echo-a".parse().unwrap(), incarnation: 4, boot_id: String::new(), server: process.clone(), keeper: process, pane: "%0".into(), transcript: None, released: false };
+        let restored = Restored { claim: Some((claim, entry(1))), incarnation: 4, adopted: Some(Adopted { inc: 4, ready: true, seed_due: false }), ..Restored::default() };
+        w.event(Event::Restored(Box::new(restored)));
+        w.pass(100);
+        assert_eq!(w.pasted[&(4, id(1))], 1, "one copy");
+        assert_eq!(w.turns.len(), submits, "pasted {pasted}, entered {entered}");
+        assert_eq!(w.launches, 0);
+    }
+}
+
+#[test]
+fn resume_or_fresh_follows_the_table() {
+    let mut peer = World::new().peer;
+    let resumable = |proven| Some(Resumable { session_id: "s".into(), transcript: None, proven });
+    let resume = Mode::Resume { session_id: "s".into() };
+    let check = |peer: &mut Peer, wanted, topic, want: (Mode, WakeCause)| assert_eq!(decide(peer, wanted, topic), want);
+    check(&mut peer, None, None, (Mode::Fresh, WakeCause::FirstWake));
+    peer.incarnation = 3;
+    peer.resumable = resumable(true);
+    check(&mut peer, Some(WantedBy::FolderLaunch), None, (Mode::Fresh, WakeCause::FolderLaunch));
+    check(&mut peer, Some(WantedBy::Attach), None, (resume.clone(), WakeCause::Attach));
+    check(&mut peer, None, Some("t"), (Mode::Fresh, WakeCause::CrashOrSelfClose));
+    peer.resume_policy = ResumePolicy::Always;
+    check(&mut peer, None, None, (resume.clone(), WakeCause::CrashResume));
+    peer.markers.idle_reaped = true;
+    check(&mut peer, None, None, (resume.clone(), WakeCause::IdleReapedHuman));
+    peer.resume_policy = ResumePolicy::Topic;
+    check(&mut peer, None, None, (Mode::Fresh, WakeCause::IdleReapedNoTopic));
+    check(&mut peer, None, Some("t"), (Mode::Fresh, WakeCause::IdleReapedNewTopic));
+    peer.markers.topics = vec!["t".into()];
+    check(&mut peer, None, Some("t"), (resume, WakeCause::IdleReapedResume));
+    peer.resumable = resumable(false);
+    check(&mut peer, None, Some("t"), (Mode::Fresh, WakeCause::IdleReapedNoResume));
+    peer.resume_policy = ResumePolicy::Never;
+    check(&mut peer, None, Some("t"), (Mode::Fresh, WakeCause::IdleReapedNoTopic));
+    peer.wake_policy = WakePolicy::Ephemeral;
+    check(&mut peer, None, Some("t"), (Mode::Fresh, WakeCause::EphemeralPolicy));
+    peer.markers.fresh_next = true;
+    check(&mut peer, None, Some("t"), (Mode::Fresh, WakeCause::SoftReload));
+}
+
+/// What may happen to a peer, in any order.
+#[derive(Debug, Clone)]
+enum Happens {
+    Mail,
+    SettleOne,
+    Pass(u64),
+    Evidence,
+    TurnEnd,
+    Die,
+    TmuxLost,
+    Output,
+    Class(u8),
+    Draft(bool),
+    Swallow,
+    Stop,
+    Start,
+    New,
+}
+
+fn happening() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        4 => Just(Happens::Mail),
+        8 => Just(Happens::SettleOne),
+        4 => (1u64..20_000).prop_map(Happens::Pass),
+        4 => Just(Happens::Evidence),
+        4 => Just(Happens::TurnEnd),
+        1 => Just(Happens::Die),
+        1 => Just(Happens::TmuxLost),
+        3 => Just(Happens::Output),
+        2 => (0u8..5).prop_map(Happens::Class),
+        1 => any::<bool>().prop_map(Happens::Draft),
+        1 => Just(Happens::Swallow),
+        1 => Just(Happens::Stop),
+        1 => Just(Happens::Start),
+        1 => Just(Happens::New),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_nothing_is_lost_doubled_or_stuck(events in proptest::collection::vec(happening(), 1..120)) {
+        let mut w = World::new();
+        w.peer.timing.crashloop_max = u32::MAX;
+        let mut mail = 0;
+        for event in events {
+            match event {
+                Happens::Mail => {
+                    mail += 1;
+                    w.event(Event::Accepted(entry(mail)));
+                }
+                Happens::SettleOne => drop(w.settle_one()),
+                Happens::Pass(ms) => w.pass(ms),
+                Happens::Evidence => w.evidence(),
+                Happens::TurnEnd => w.turn_end(),
+                Happens::Die => w.die(DeathCause::Signal(9)),
+                Happens::TmuxLost => w.die(DeathCause::TmuxLost),
+                Happens::Output => if let Some(inc) = w.alive { w.event(Event::Output { inc }) },
+                Happens::Class(n) => w.class = [Class::Ready, Class::Busy, Class::Picker, Class::Unknown, Class::Dialog("question".into())][n as usize].clone(),
+                Happens::Draft(on) => w.draft = on,
+                Happens::Swallow => w.swallow = 1,
+                Happens::Stop => w.event(Event::Stop { by: "operator".into() }),
+                Happens::Start => w.event(Event::Start { by: "operator".into() }),
+                Happens::New => w.event(Event::New { by: "operator".into() }),
+            }
+            for ((inc, id), copies) in &w.pasted {
+                prop_assert!(*copies <= 1, "{} was pasted {} times into incarnation {}", id, copies, inc);
+            }
+            for (id, (state, evidence)) in &w.finished {
+                if *state == State::Submitted {
+                    prop_assert!(w.turns.iter().any(|(t, _)| t == id), "{} is called submitted, but never became a turn", id);
+                    prop_assert!(evidence.is_some());
+                }
+            }
+        }
+        // From any state: when the world behaves again, all mail arrives, in order for what was not given back.
+        (w.class, w.draft, w.swallow) = (Class::Ready, false, 0);
+        w.event(Event::Start { by: "operator".into() });
+        for _ in 0..(mail * 4 + 40) {
+            w.class = Class::Ready;
+            w.draft = false;
+            w.pass(40_000);
+            if let Some(inc) = w.alive { w.event(Event::Output { inc }) }
+            w.evidence();
+            w.turn_end();
+        }
+        w.pass(700_000);
+        for n in 1..=mail {
+            prop_assert!(w.finished.contains_key(&id(n)), "message {} of {} never ended: {:?}", n, mail, w.peer);
+        }
+        prop_assert!(w.peer.queue.is_empty() && w.peer.flight.is_none());
+    }
+}
