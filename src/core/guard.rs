@@ -86,6 +86,13 @@ impl TryFrom<String> for Ere {
     }
 }
 
+impl Ere {
+    /// Whether a row matches, as tmux would say.
+    pub fn matches(&self, row: &str) -> bool {
+        regex::Regex::new(&self.0).is_ok_and(|r| r.is_match(row))
+    }
+}
+
 /// Quotes a literal for an extended expression.
 pub fn quote_ere(literal: &str) -> String {
     literal.chars().fold(String::new(), |mut out, c| {

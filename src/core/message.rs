@@ -114,6 +114,7 @@ impl Message {
             from: self.from.clone(),
             topic: self.topic.clone(),
             hops: self.hops,
+            fence: self.fence.clone(),
         }
     }
 }
@@ -125,6 +126,8 @@ pub struct Entry {
     pub from: Party,
     pub topic: Option<String>,
     pub hops: u32,
+    /// Closes its envelope; shows on the screen that a paste is this message.
+    pub fence: String,
 }
 
 impl Entry {

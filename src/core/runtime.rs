@@ -4,7 +4,7 @@
 //! resume it. The schema is closed: an unknown key is an error with line and column, every pattern is
 //! compiled at load, every template variable comes from a closed list.
 
-use super::guard::{Ere, FactSet};
+use super::guard::FactSet;
 use super::names::RuntimeName;
 use super::profile::ApprovalMode;
 use super::template;
@@ -439,9 +439,4 @@ impl Definition {
     pub fn has_evidence(&self) -> bool {
         !self.evidence.submitted.is_empty()
     }
-}
-
-/// Rows of the visible screen that prove a paste (used by tests of definitions).
-pub fn ere_matches(pattern: &Ere, row: &str) -> bool {
-    Regex::new(&pattern.0).is_ok_and(|r| r.is_match(row))
 }

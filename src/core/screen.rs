@@ -135,6 +135,8 @@ pub struct Look {
     pub input_off: bool,
     /// Attached clients.
     pub attached: u32,
+    /// What the definition's paste guard wants absent, and what is absent now.
+    pub absent: Vec<Fact>,
     /// The marks in the pane's options: `<id>@<inc>` and `<id>@<inc>#<attempt>`.
     pub mark_pasted: String,
     pub mark_entered: String,
@@ -190,10 +192,31 @@ fn composer(definition: &Definition, screen: &Screen) -> (Composer, String) {
     }
 }
 
+/// Which of the absences that a definition's paste guard asks for hold on this screen. A pattern that
+/// conversation text happens to show is left out: the classification has looked at the right place.
+pub fn absent(definition: &Definition, screen: &Screen) -> Vec<Fact> {
+    let guard = &definition.input.guard;
+    let rows: Vec<String> = (0..screen.rows.len()).map(|i| screen.row_text(i)).collect();
+    let rows = guard.lacks.iter().filter(|p| !rows.iter().any(|r| p.matches(r))).map(|p| Fact::Lacks(p.0.clone()));
+    let title = guard.title_lacks.iter().filter(|p| !p.matches(&screen.title)).map(|p| Fact::TitleLacks(p.0.clone()));
+    rows.chain(title).collect()
+}
+
 impl Look {
-    /// Binds an act to exactly this look: the cursor has not moved and the composer's row is the same.
+    /// Whether the composer holds the text of this message: nothing else may be submitted. A placeholder
+    /// could also be a person's, so it counts only while nobody is attached.
+    pub fn composer_holds(&self, definition: &Definition, id: &str, fence: &str) -> bool {
+        let Composer::Text(text) = &self.composer else { return false };
+        let fill = |p: &super::guard::Ere| super::guard::Ere(p.0.replace("{id}", id).replace("{fence}", fence));
+        let placeholder = || definition.input.taken.iter().flat_map(|g| &g.shows).any(|p| fill(p).matches(&self.composer_row));
+        text.contains(&format!("<iap id=\"{id}\"")) || (self.attached == 0 && placeholder())
+    }
+
+    /// Binds an act to exactly this look: the cursor has not moved, the composer's row is the same, and
+    /// nothing has appeared that the definition wants absent.
     pub fn guard(&self) -> Guard {
         let mut facts = vec![Fact::CursorAt { x: self.cursor.0, y: self.cursor.1 }];
+        facts.extend(self.absent.iter().cloned());
         if !self.composer_row.is_empty() {
             // Not trimmed: a no-break space behind the prompt is part of the row, also for tmux.
             facts.push(Fact::Shows(format!("^{}$", quote_ere(&self.composer_row))));

@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 /// Events that may wait for one actor; a sender beyond that waits.
@@ -35,6 +35,8 @@ pub enum Inbox {
     Heard { inc: Incarnation, heard: Heard },
     /// The transcript grew.
     Transcript { inc: Incarnation },
+    /// Answered once everything that was told before has been taken in.
+    Barrier(oneshot::Sender<()>),
 }
 
 /// What others may know of a peer at any time.
@@ -72,6 +74,14 @@ impl PeerHandle {
     }
     pub async fn event(&self, event: Event) {
         self.tell(Inbox::Event(event)).await;
+    }
+    /// Tells an event and waits until the snapshot knows of it.
+    pub async fn order(&self, event: Event) {
+        self.event(event).await;
+        let (done, taken) = oneshot::channel();
+        self.tell(Inbox::Barrier(done)).await;
+        // An error means that the actor has ended.
+        let _ = taken.await;
     }
     /// Waits until the snapshot fits, at most `limit`.
     pub async fn wait_until(&self, limit: Duration, fits: impl FnMut(&Snapshot) -> bool) -> Option<Snapshot> {
@@ -224,6 +234,7 @@ impl Actor {
                 }
             }
             Inbox::Transcript { inc } => self.read_transcript(inc).await,
+            Inbox::Barrier(done) => drop(done.send(())),
         }
     }
 
@@ -243,6 +254,8 @@ impl Actor {
         let id = heard.session_id.clone().or(live.record.session_id.clone());
         let transcript = heard.transcript.clone().or(live.record.transcript.clone());
         if (&id, &transcript) == (&live.record.session_id, &live.record.transcript) {
+            // Some programs name a transcript before it is born.
+            live.watch_transcript(&self.host);
             return;
         }
         live.record.session_id = id.clone();
@@ -265,7 +278,9 @@ impl Actor {
 
     pub(super) async fn step(&mut self, event: Event) {
         let now = self.host.clock.boot_ms();
-        if let Event::Restored(_) | Event::Tick | Event::Want(_) = &event {
+        if self.live.is_none() {
+            // What a launch would be decided by is read when one may be decided.
+            self.peer_policies();
             self.prove_resumable();
         }
         let peer = &mut self.peer;
@@ -287,6 +302,14 @@ impl Actor {
             self.host.store.post("spool", move |_| files.iter().try_for_each(std::fs::remove_file)).await;
         }
         self.show();
+    }
+
+    fn peer_policies(&mut self) {
+        if let Ok((_, loaded)) = self.host.profile(&self.identity.personality) {
+            self.peer.wake_policy = loaded.profile.wake_policy;
+            self.peer.resume_policy = loaded.profile.resume;
+            self.peer.at_most_once = loaded.profile.at_most_once;
+        }
     }
 
     /// Whether the transcript that a resume would name is there.
@@ -384,7 +407,7 @@ enum Next {
     Inbox(Inbox),
 }
 
-/// A peer without any state yet, with the rules that its profile and the settings give it.
+/// A peer without any state yet.
 fn fresh_peer(host: &Host, identity: &Identity) -> Peer {
     let settings = &host.settings;
     let timing = Timing {
@@ -393,13 +416,7 @@ fn fresh_peer(host: &Host, identity: &Identity) -> Peer {
         crashloop_max: settings.crashloop_max,
         crashloop_window_ms: settings.crashloop_window_secs * 1000,
     };
-    let mut peer = Peer::new(identity.clone(), definition_or_stand_in(&host.runtimes, identity), timing);
-    if let Ok((_, loaded)) = host.profile(&identity.personality) {
-        peer.wake_policy = loaded.profile.wake_policy;
-        peer.resume_policy = loaded.profile.resume;
-        peer.at_most_once = loaded.profile.at_most_once;
-    }
-    peer
+    Peer::new(identity.clone(), definition_or_stand_in(&host.runtimes, identity), timing)
 }
 
 /// A peer whose definition is missing or broken cannot be launched (the launch says why); its mail is

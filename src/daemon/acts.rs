@@ -13,7 +13,7 @@ use crate::core::peer::event::{ActResult, Event, LaunchFault};
 use crate::core::peer::wake::Mode;
 use crate::core::runtime::Definition;
 use crate::core::sanitize;
-use crate::core::screen::{Look, Screen, classify};
+use crate::core::screen::{Look, Screen, absent, classify};
 use crate::keeper::record::{ExitRecord, StartRecord};
 use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, StartSpec, Submit, TerminalError};
 use crate::runtime::launch::{self, Known, Plan};
@@ -89,9 +89,10 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
                 Event::Probed { inc, id, result }.into()
             });
         }
-        Effect::Submit { inc, id, attempt, key } => {
+        Effect::Submit { inc, id, attempt, key, bound } => {
             let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Submitted { inc, id, attempt, result: ActResult::Failed("no session".into()) }) };
-            let guard = taken_guard(actor, &definition, &id);
+            let mut guard = taken_guard(actor, &definition, &id);
+            guard.facts.extend(bound.into_iter().flat_map(|b| b.facts));
             actor.tasks.spawn(async move {
                 let submit = Submit { id: id.clone(), attempt, guard, key };
                 let result = acted(&definition, host.terminal.submit(pane, submit).await);
@@ -171,6 +172,7 @@ pub fn look_of(definition: &Definition, captured: &Captured) -> Look {
     let screen = Screen { cursor: captured.cursor, cursor_shown: captured.cursor_shown, title: captured.title.clone(), ..Screen::parse(&captured.screen) };
     let (class, composer, composer_row) = classify(definition, &screen);
     Look {
+        absent: absent(definition, &screen),
         class,
         composer,
         composer_row,
@@ -194,9 +196,8 @@ fn acted(definition: &Definition, result: Result<Acted, TerminalError>) -> ActRe
 }
 
 /// What must be on the screen before the submit key: our text, and nothing but our text.
-fn taken_guard(actor: &mut Actor, definition: &Definition, id: &MessageId) -> Guard {
-    let entry = actor.peer.flight.as_ref().map(|f| f.entry.clone());
-    let fence = entry.and_then(|e| actor.flight_message(&e).ok()).map(|m| m.fence).unwrap_or_default();
+fn taken_guard(actor: &Actor, definition: &Definition, id: &MessageId) -> Guard {
+    let fence = actor.peer.flight.as_ref().map(|f| f.entry.fence.clone()).unwrap_or_default();
     let groups: Vec<Vec<Fact>> = definition.input.taken.iter().map(|set| set.facts(id.as_str(), &fence)).collect();
     if groups.is_empty() { Guard::default() } else { Guard { facts: vec![Fact::Any(groups)] } }
 }
@@ -421,23 +422,27 @@ fn end(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
     });
 }
 
-/// TERM to the keeper, which ends its tree by itself; KILL when it does not; proof that all are gone.
 pub async fn end_processes(record: &SessionRecord, exits: &Path, grace_secs: u64) -> Result<(), String> {
     let agent = StartRecord::read(exits, record.incarnation).and_then(|s| s.agent);
+    end_keeper(&record.keeper, agent.as_ref(), grace_secs).await
+}
+
+/// TERM to the keeper, which ends its tree by itself; KILL when it does not; proof that all are gone.
+pub async fn end_keeper(keeper: &ProcessRef, agent: Option<&ProcessRef>, grace_secs: u64) -> Result<(), String> {
     let grace = Duration::from_secs(grace_secs * 2 + 5);
     let send = |to: &ProcessRef, number| process::signal(to, number).map_err(|e| format!("cannot signal {}: {e}", to.pid));
-    send(&record.keeper, Signal::SIGTERM)?;
-    if !gone_within(&record.keeper, grace).await {
-        send(&record.keeper, Signal::SIGKILL)?;
+    send(keeper, Signal::SIGTERM)?;
+    if !gone_within(keeper, grace).await {
+        send(keeper, Signal::SIGKILL)?;
     }
-    if let Some(agent) = &agent {
+    if let Some(agent) = agent {
         if process::is_alive(agent) {
             send(agent, Signal::SIGKILL)?;
         }
     }
-    for process in [Some(&record.keeper), agent.as_ref()].into_iter().flatten() {
+    for process in [Some(keeper), agent].into_iter().flatten() {
         if !gone_within(process, Duration::from_secs(5)).await {
-            return Err(format!("process {} of incarnation {} does not end", process.pid, record.incarnation));
+            return Err(format!("process {} does not end", process.pid));
         }
     }
     Ok(())

@@ -138,6 +138,11 @@ fn sweep(root: &Root) {
     remove(&root.run(), |n| n.starts_with(".paste-"));
     for peer in std::fs::read_dir(root.all_peer_states()).into_iter().flatten().flatten() {
         remove(&peer.path(), |n| n.starts_with('.') && n.ends_with(".tmp"));
+        // A keeper that is just starting still needs its own; one of a running session is gone already.
+        let starting = restore::stray_keeper(&peer.path()).is_some();
+        if !starting {
+            remove(&peer.path(), |n| n.starts_with("launch-") && n.ends_with(".json"));
+        }
     }
 }
 

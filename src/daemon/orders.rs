@@ -24,14 +24,14 @@ pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh:
     }
     let before = snapshot.incarnation.filter(|_| snapshot.session.is_some());
     match before {
-        Some(_) if fresh => handle.event(Event::New { by: "operator".into() }).await,
+        Some(_) if fresh => handle.order(Event::New { by: "operator".into() }).await,
         Some(_) => {}
-        None if snapshot.stopped => handle.event(Event::New { by: "operator".into() }).await,
+        None if snapshot.stopped => handle.order(Event::New { by: "operator".into() }).await,
         None => {
             if cause == WantedBy::Attach && !fresh && !resumable(host, &handle.identity) {
                 return Err(Fault::new(Code::NothingToResume, format!("{} has no earlier conversation to resume", handle.identity)).hint("`--fresh` starts a new one"));
             }
-            handle.event(Event::Want(if fresh { WantedBy::FolderLaunch } else { cause })).await;
+            handle.order(Event::Want(if fresh { WantedBy::FolderLaunch } else { cause })).await;
         }
     }
     let woke = before.is_none() || fresh;
@@ -62,15 +62,14 @@ fn resumable(host: &Host, identity: &Identity) -> bool {
 
 pub async fn stop(handle: &PeerHandle, by: &str) -> Result<Snapshot, Fault> {
     restored(handle).await;
-    handle.event(Event::Stop { by: by.into() }).await;
+    handle.order(Event::Stop { by: by.into() }).await;
     let done = handle.wait_until(PATIENCE, |s| s.stopped && s.session.is_none() && s.at_rest).await;
     done.ok_or_else(|| Fault::new(Code::Timeout, format!("{} has not ended within {} s", handle.identity, PATIENCE.as_secs())))
 }
 
 pub async fn start(host: &Arc<Host>, handle: &PeerHandle, by: &str) -> Result<AttachView, Fault> {
     restored(handle).await;
-    handle.event(Event::Start { by: by.into() }).await;
-    handle.wait_until(PATIENCE, |s| !s.stopped).await;
+    handle.order(Event::Start { by: by.into() }).await;
     wake(host, handle, WantedBy::Start, false).await
 }
 

@@ -2,7 +2,10 @@
 
 use super::host::Host;
 use super::ledger::view_of;
+use super::acts;
 use super::live;
+use super::logs::Line;
+use crate::keeper::record::StartRecord;
 use crate::core::message::MessageId;
 use crate::core::names::{Identity, Party};
 use crate::core::peer::event::{Adopted, DeathCause, HookFact, Restored};
@@ -10,10 +13,10 @@ use crate::runtime::hooks::{self, Heard};
 use crate::store::mailbox::{Scan, read_record};
 use crate::store::peer_state::{PeerState, SessionRecord};
 use crate::store::spool;
-use crate::sys::process;
+use crate::sys::{clock, process};
 use std::collections::HashSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub struct Found {
@@ -37,8 +40,9 @@ pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
             found.quarantined = scan.quarantined;
             found.restored.queue = scan.waiting;
             found.restored.claim = scan.claim;
-            if let Some(record) = record {
-                sort_session(host, identity, record, &mut found).await;
+            match record {
+                Some(record) => sort_session(host, identity, record, &mut found).await,
+                None => end_stray(host, identity).await,
             }
         }
         Err(error) => {
@@ -96,7 +100,7 @@ async fn sort_session(host: &Arc<Host>, identity: &Identity, record: SessionReco
         found.restored.adopted = Some(Adopted { inc, ready: record.ready, seed_due: record.seed_due });
     } else if process::is_alive(&record.keeper) {
         // tmux is gone; its keeper ends the agent by itself, and that is waited for before anything else.
-        crate::daemon::acts::end_processes(&record, &exits, host.settings.term_grace_secs).await.unwrap_or_else(|error| {
+        acts::end_processes(&record, &exits, host.settings.term_grace_secs).await.unwrap_or_else(|error| {
             tracing::error!(%identity, %error, "what is left of a lost session does not end");
         });
         found.restored.lost = Some((inc, DeathCause::TmuxLost));
@@ -104,6 +108,25 @@ async fn sort_session(host: &Arc<Host>, identity: &Identity, record: SessionReco
         found.restored.lost = Some((inc, live::cause_of(&record, &exits)));
     }
     found.session = Some(record);
+}
+
+/// A keeper that runs although no `session.json` speaks of it: the daemon died between the start of the
+/// session and the writing of its record.
+pub fn stray_keeper(peer_state: &Path) -> Option<StartRecord> {
+    let exits = peer_state.join("exits");
+    let newest = std::fs::read_dir(&exits).ok()?.flatten().filter_map(|e| e.file_name().to_str()?.strip_suffix(".start.json")?.parse().ok()).max()?;
+    let started = StartRecord::read(&exits, newest)?;
+    (started.boot_id == clock::boot_id() && process::is_alive(&started.keeper) && !peer_state.join("session.json").exists()).then_some(started)
+}
+
+/// Ended before anything is launched: a peer never has two agents.
+async fn end_stray(host: &Arc<Host>, identity: &Identity) {
+    let dir = host.root.peer_state(identity);
+    let Some(started) = stray_keeper(&dir) else { return };
+    let ended = acts::end_keeper(&started.keeper, started.agent.as_ref(), host.settings.term_grace_secs).await;
+    let _ = host.terminal.kill(host.root.tmux_socket(identity)).await;
+    let line = Line::new("stray-ended").with("identity", identity).with("inc", started.incarnation).with("keeper", started.keeper.pid);
+    host.lifecycle(line.with("outcome", ended.err().unwrap_or_else(|| "gone".into())));
 }
 
 fn read_spool(host: &Host, identity: &Identity, found: &mut Found) {

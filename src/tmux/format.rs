@@ -7,15 +7,18 @@ use crate::core::message::MessageId;
 use crate::core::names::Incarnation;
 use crate::ports::terminal::PaneRef;
 
-/// Escapes a pattern for use inside `#{…}`.
+/// Escapes a pattern for use inside `#{…}`. A `#` before `[` stays single: tmux takes `##[` for two signs
+/// (measured on 3.3a).
 fn escape(pattern: &str) -> String {
-    pattern.chars().fold(String::new(), |mut out, c| {
-        if matches!(c, '#' | ',' | '}') {
+    let mut out = String::new();
+    let mut chars = pattern.chars().peekable();
+    while let Some(c) = chars.next() {
+        if matches!(c, ',' | '}') || (c == '#' && chars.peek() != Some(&'[')) {
             out.push('#');
         }
         out.push(c);
-        out
-    })
+    }
+    out
 }
 
 fn both(mut conditions: Vec<String>, operator: &str) -> String {
@@ -102,6 +105,7 @@ mod tests {
     fn conditions_nest_in_pairs_and_patterns_are_escaped() {
         assert_eq!(all(vec!["a".into(), "b".into(), "c".into()]), "#{&&:a,#{&&:b,c}}");
         assert_eq!(fact(&Fact::Shows("^a,{2}#$".into())), "#{C/r:^a#,{2#}##$}");
+        assert_eq!(fact(&Fact::Shows("text #[0-9]".into())), "#{C/r:text #[0-9]}");
         let any = Fact::Any(vec![vec![Fact::CursorShown], vec![Fact::Lacks("x".into())]]);
         assert_eq!(fact(&any), "#{||:#{==:#{cursor_flag},1},#{==:#{C/r:x},0}}");
     }

@@ -125,6 +125,11 @@ const permission = {
   codex: 'MOCK:tool exec_command {"cmd":"touch permission-was-given","sandbox_permissions":"require_escalated","justification":"x"}',
 }[runtime]
 
+const tool = {
+  claude: 'MOCK:bash sleep 4711',
+  codex: 'MOCK:tool exec_command {"cmd":"sleep 4711","yield_time_ms":60000}',
+}[runtime]
+
 function prepare() {
   fs.mkdirSync(root, { recursive: true, mode: 0o700 })
   fs.mkdirSync(project, { recursive: true })
@@ -204,6 +209,15 @@ async function main() {
     await until('it is back', () => run('status', '--json').code === 0)
     await exact('after the crash of the daemon')
     if (session().keeper.pid !== before.keeper.pid) throw new Error('another session')
+  })
+  await check('a long tool shell ends with the session', async () => {
+    sendText(tool, '--wait', 'submitted', '--timeout', '60')
+    const running = () => spawnSync('ps', ['-eo', 'args'], { encoding: 'utf8' }).stdout.split('\n').filter((l) => /^sleep 4711/.test(l)).length
+    await until('the tool runs', () => running() > 0)
+    ok(run('stop', 'boris'))
+    await until('the tool has ended', () => running() === 0)
+    ok(run('start', 'boris'))
+    await until('it is live', () => presence().state === 'live')
   })
   await check('nothing was executed', async () => {
     const found = spawnSync('find', [work, '-name', 'pwned'], { encoding: 'utf8' }).stdout

@@ -11,7 +11,7 @@ use crate::core::screen::{Class, Composer};
 
 impl Flight {
     fn new(entry: Entry, attempt: u32, deaths: u32, stage: Stage, now: Millis) -> Self {
-        Flight { entry, attempt, deaths, stage, tries: 0, busy_at_submit: false, turn_ended: false, started: now }
+        Flight { entry, attempt, deaths, stage, tries: 0, doubt: false, busy_at_submit: false, turn_ended: false, started: now }
     }
     pub fn id(&self) -> &MessageId {
         self.entry.id()
@@ -19,8 +19,7 @@ impl Flight {
     /// Whether the text may be in the agent process.
     pub(super) fn maybe_injected(&self) -> bool {
         match &self.stage {
-            Stage::Claiming | Stage::Waiting => false,
-            Stage::ToPaste { .. } => self.tries > 0,
+            Stage::Claiming | Stage::Waiting | Stage::ToPaste { .. } => self.doubt,
             _ => true,
         }
     }
@@ -78,6 +77,7 @@ impl Peer {
                 let leave_mode = *leave_mode;
                 let at_once = input.taken.is_empty() && input.settle_ms == 0 && key.0 == CR;
                 flight.tries += 1;
+                flight.doubt = true;
                 let submit = at_once.then_some(key);
                 self.act(Doing::Paste, Effect::Paste { inc, entry, attempt, guard: facts, seed, leave_mode, submit }, fx);
             }
@@ -91,20 +91,21 @@ impl Peer {
                     if input.settle_ms > 0 {
                         self.act(Doing::Probe, Effect::Probe { inc, id }, fx);
                     } else {
-                        self.act(Doing::Submit, Effect::Submit { inc, id, attempt: 1, key }, fx);
+                        self.act(Doing::Submit, Effect::Submit { inc, id, attempt: 1, key, bound: None }, fx);
                     }
                 }
             }
             Stage::Settling { until, .. } => {
                 if *until <= now {
-                    self.act(Doing::Submit, Effect::Submit { inc, id, attempt: 1, key }, fx);
+                    self.act(Doing::Submit, Effect::Submit { inc, id, attempt: 1, key, bound: None }, fx);
                 }
             }
             Stage::Submitted { at, attempt: done, unknown } => {
                 let (at, done, unknown) = (*at, *done, *unknown);
                 let retry = RESUBMIT_AT_MS.get(done as usize - 1).map(|ms| at + ms);
                 match retry {
-                    Some(due) if due <= now => self.act(Doing::Submit, Effect::Submit { inc, id, attempt: done + 1, key }, fx),
+                    // Looked at first: by now the composer may hold somebody else's text.
+                    Some(due) if due <= now => self.act(Doing::Look, Effect::Look { inc }, fx),
                     None if !unknown && at + RESUBMIT_AT_MS[2] + EVIDENCE_WAIT_MS <= now => self.call_unknown(now, fx),
                     None if unknown && look_due.is_some_and(|due| due <= now) => {
                         // Evidence may have been missed: look for it again, never type again.
@@ -117,6 +118,28 @@ impl Peer {
                 }
             }
             Stage::Inquiring { .. } => self.act(Doing::Inquire, Effect::Inquire { entry }, fx),
+        }
+    }
+
+    /// A submit that brought no evidence: pressed again only into a composer that provably holds the
+    /// message; a composer without it is what a taken submit looks like.
+    pub(super) fn resubmit(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(inc) = self.up().map(|u| u.inc) else { return };
+        let definition = self.definition.clone();
+        let Some(flight) = self.flight.as_mut() else { return };
+        let Stage::Submitted { at, attempt, unknown: false } = flight.stage else { return };
+        let due = RESUBMIT_AT_MS.get(attempt as usize - 1).is_some_and(|ms| at + ms <= now);
+        if !due {
+            return;
+        }
+        let id = flight.id().clone();
+        // Nothing shows a paste in these programs, so nothing could show that it is still there.
+        let ours = !definition.input.taken.is_empty() && look.composer_holds(&definition, id.as_str(), &flight.entry.fence);
+        if ours && matches!(look.class, Class::Ready) && !look.in_mode {
+            let key = definition.input.submit.clone();
+            self.act(Doing::Submit, Effect::Submit { inc, id, attempt: attempt + 1, key, bound: Some(look.guard()) }, fx);
+        } else {
+            flight.stage = Stage::Submitted { at, attempt: attempt + 1, unknown: false };
         }
     }
 
@@ -181,6 +204,7 @@ impl Peer {
                 let bound = matches!(flight.stage, Stage::ToPaste { guard: Some(_), .. });
                 let tries = flight.tries;
                 flight.tries = 0;
+                flight.doubt = false;
                 flight.stage = Stage::Waiting;
                 self.seen(&look, now);
                 self.after_refusal(&look, bound && tries > 0, now, fx);

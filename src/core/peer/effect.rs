@@ -20,7 +20,8 @@ pub enum Effect {
     Paste { inc: Incarnation, entry: Entry, attempt: u32, guard: Guard, seed: bool, leave_mode: bool, submit: Option<KeyName> },
     /// Is the paste on the screen yet?
     Probe { inc: Incarnation, id: MessageId },
-    Submit { inc: Incarnation, id: MessageId, attempt: u32, key: KeyName },
+    /// The guarded submit; `bound` adds what the last look saw.
+    Submit { inc: Incarnation, id: MessageId, attempt: u32, key: KeyName, bound: Option<Guard> },
     /// Look for the id in spooled hooks and in the transcript behind the claim's offset.
     Inquire { entry: Entry },
     /// End the session: the keeper's ladder, then proof.

@@ -221,6 +221,8 @@ pub struct Flight {
     pub stage: Stage,
     /// Tries of the current stage that the guard refused without a reason on the screen.
     pub tries: u32,
+    /// A paste was asked for and no answer said that it did not happen.
+    pub doubt: bool,
     /// A turn was running at the submit: only the transcript proves then.
     pub busy_at_submit: bool,
     /// The turn's end was reported before its evidence.

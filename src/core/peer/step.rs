@@ -371,6 +371,7 @@ impl Peer {
         }
         match self.flight.as_ref().map(|f| &f.stage) {
             Some(Stage::Waiting) => self.after_refusal(look, false, now, fx),
+            Some(Stage::Submitted { .. }) => self.resubmit(look, now, fx),
             Some(Stage::Inquiring { after: AfterInquiry::Marks }) => self.recover(Some(look), None, false, now, fx),
             Some(_) => {}
             None => {

@@ -23,7 +23,7 @@ fn id(n: u64) -> MessageId {
 }
 
 fn entry(n: u64) -> Entry {
-    Entry { key: Key { id: id(n), seq: n, urgent: false }, from: Party::Operator, topic: None, hops: 0 }
+    Entry { key: Key { id: id(n), seq: n, urgent: false }, from: Party::Operator, topic: None, hops: 0, fence: "k3v9q2".into() }
 }
 
 /// The world behind the effects.
@@ -44,12 +44,15 @@ struct World {
     /// A submit is swallowed that many times.
     swallow: u32,
     launches: u32,
+    submits: u32,
     keys_in_dialog: u32,
     told: Vec<Effect>,
     /// What the claims carry on: attempts and charged deaths.
     attempts: HashMap<MessageId, u32>,
     deaths: HashMap<MessageId, u32>,
     launch_fails: bool,
+    /// The answers of that many pastes are lost.
+    lose_answers: u32,
     /// The program never draws a screen that is known.
     never_ready: bool,
 }
@@ -74,12 +77,14 @@ impl World {
             draft: false,
             swallow: 0,
             launches: 0,
+            submits: 0,
             keys_in_dialog: 0,
             told: Vec::new(),
             attempts: HashMap::new(),
             deaths: HashMap::new(),
             launch_fails: false,
             never_ready: false,
+            lose_answers: 0,
         }
     }
 
@@ -109,7 +114,14 @@ impl World {
     fn look(&self) -> Look {
         Look {
             class: self.class.clone(),
-            composer: if self.draft { Composer::Text("draft".into()) } else { Composer::Empty { row: 1 } },
+            absent: Vec::new(),
+            composer: if self.draft {
+                Composer::Text("draft".into())
+            } else if self.marks.0.is_empty() || self.turns.iter().any(|(t, i)| self.marks.0 == format!("{t}@{i}")) {
+                Composer::Empty { row: 1 }
+            } else {
+                Composer::Text(format!("<iap id=\"{}\" …", &self.marks.0[..36]))
+            },
             composer_row: "›".into(),
             cursor: (2, 1),
             cursor_shown: true,
@@ -186,12 +198,18 @@ impl World {
         } else {
             *self.pasted.entry((inc, id.clone())).or_default() += 1;
             self.marks.0 = mark;
-            ActResult::Done { submitted_too: false }
+            if self.lose_answers > 0 {
+                self.lose_answers -= 1;
+                ActResult::Failed("no answer".into())
+            } else {
+                ActResult::Done { submitted_too: false }
+            }
         };
         Event::Pasted { inc, id, result }
     }
 
     fn submit(&mut self, inc: u64, id: MessageId, attempt: u32) -> Event {
+        self.submits += 1;
         let ours = self.marks.0 == format!("{id}@{inc}");
         let taken = self.turns.iter().any(|(t, i)| *t == id && *i == inc);
         let result = if self.alive != Some(inc) {
@@ -298,6 +316,19 @@ fn a_swallowed_enter_is_pressed_again_and_nothing_is_doubled() {
 }
 
 #[test]
+fn a_submit_is_never_repeated_into_another_text() {
+    let mut w = World::new();
+    w.swallow = 1;
+    w.event(Event::Accepted(entry(1)));
+    w.pass(100);
+    // The text was taken after all, without a word, and a person has begun to write.
+    w.draft = true;
+    let submits = w.submits;
+    w.pass(60_000);
+    assert_eq!(w.submits, submits, "no key into a person's draft");
+}
+
+#[test]
 fn nothing_is_typed_into_a_dialog_a_draft_or_an_unknown_screen() {
     for (class, draft, want) in [
         (Class::Dialog("question".into()), false, Hold::Approval),
@@ -364,6 +395,21 @@ fn an_agent_that_dies_before_the_evidence_gives_its_message_back_redelivered() {
     assert_eq!(w.released, [(id(1), Giveback::Redeliver { deaths: 1 })]);
     assert_eq!(w.turns, [(id(1), 2)]);
     assert_eq!(w.finished[&id(1)].0, State::Submitted);
+}
+
+#[test]
+fn a_paste_whose_answer_was_lost_is_found_again_and_never_repeated() {
+    let mut w = World::new();
+    w.lose_answers = 1;
+    w.deliver(1);
+    assert_eq!((w.turns.len(), w.pasted[&(1, id(1))]), (1, 1));
+    // The same, and the agent dies before the mark is seen: the next copy says so.
+    w.lose_answers = 1;
+    w.event(Event::Accepted(entry(2)));
+    w.run();
+    w.die(DeathCause::Signal(9));
+    w.pass(10_000);
+    assert_eq!(w.released, [(id(2), Giveback::Redeliver { deaths: 1 })]);
 }
 
 #[test]
@@ -541,6 +587,7 @@ enum Happens {
     Class(u8),
     Draft(bool),
     Swallow,
+    LoseAnswer,
     Stop,
     Start,
     New,
@@ -559,6 +606,7 @@ fn happening() -> impl Strategy<Value = Happens> {
         2 => (0u8..5).prop_map(Happens::Class),
         1 => any::<bool>().prop_map(Happens::Draft),
         1 => Just(Happens::Swallow),
+        1 => Just(Happens::LoseAnswer),
         1 => Just(Happens::Stop),
         1 => Just(Happens::Start),
         1 => Just(Happens::New),
@@ -589,6 +637,7 @@ proptest! {
                 Happens::Class(n) => w.class = [Class::Ready, Class::Busy, Class::Picker, Class::Unknown, Class::Dialog("question".into())][n as usize].clone(),
                 Happens::Draft(on) => w.draft = on,
                 Happens::Swallow => w.swallow = 1,
+                Happens::LoseAnswer => w.lose_answers = 1,
                 Happens::Stop => w.event(Event::Stop { by: "operator".into() }),
                 Happens::Start => w.event(Event::Start { by: "operator".into() }),
                 Happens::New => w.event(Event::New { by: "operator".into() }),
