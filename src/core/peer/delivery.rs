@@ -494,6 +494,13 @@ impl Peer {
         }
     }
 
+    /// Output came while a submit was tried: the paste may be on the screen by now.
+    pub(super) fn submit_again_soon(&mut self, now: Millis) {
+        if self.up_mut().is_some_and(|up| std::mem::take(&mut up.moved)) {
+            self.flight_output(now);
+        }
+    }
+
     /// A composer that a look found empty may still be under a turn that nobody reported as over.
     pub(super) fn looks_ready(look: &Look) -> bool {
         look.class == Class::Ready && matches!(look.composer, Composer::Empty { .. }) && !look.in_mode && !look.dead

@@ -188,6 +188,8 @@ pub struct Up {
     /// Next look, when nothing happens before.
     pub look_due: Option<Millis>,
     pub last_look: Millis,
+    /// Output came while an act was under way: what the act saw may be old already.
+    pub moved: bool,
     /// The next frame to press of a start dialog.
     pub dialog: Option<(String, usize)>,
     /// Since when a dialog for a person has stood on the starting screen.
@@ -314,6 +316,9 @@ impl Peer {
     fn act(&mut self, doing: Doing, effect: Effect, fx: &mut Vec<Effect>) {
         debug_assert!(self.doing.is_none(), "{} has {:?} in flight and would start {doing:?}", self.identity, self.doing);
         self.doing = Some(doing);
+        if let Some(up) = self.up_mut() {
+            up.moved = false;
+        }
         fx.push(effect);
     }
 

@@ -135,6 +135,7 @@ impl Peer {
                         Ok(look) => self.looked(&look, now, fx),
                         Err(_) => self.look_at(now + RETRY_MS),
                     }
+                    self.judge_again(now);
                 }
             }
             Event::Keyed { inc, pressed } => {
@@ -151,18 +152,21 @@ impl Peer {
                 self.finished(Doing::Paste);
                 if self.is_current(inc) {
                     self.on_pasted(&id, result, now, fx);
+                    self.judge_again(now);
                 }
             }
             Event::Probed { inc, id, result } => {
                 self.finished(Doing::Probe);
                 if self.is_current(inc) {
                     self.on_probed(&id, result, now, fx);
+                    self.submit_again_soon(now);
                 }
             }
             Event::Submitted { inc, id, attempt, result } => {
                 self.finished(Doing::Submit);
                 if self.is_current(inc) {
                     self.on_submitted(&id, attempt, result, now, fx);
+                    self.submit_again_soon(now);
                 }
             }
             Event::Inquired { id, found } => {
@@ -204,6 +208,15 @@ impl Peer {
             up.attached = look.attached;
             up.last_look = now;
             up.look_due = None;
+        }
+    }
+
+    /// What an act saw is judged; if the screen moved meanwhile, the judgement is looked at again soon.
+    fn judge_again(&mut self, now: Millis) {
+        if let Some(up) = self.up_mut().filter(|u| u.moved) {
+            up.moved = false;
+            let soon = now + QUIET_MS;
+            up.look_due = Some(up.look_due.map_or(soon, |due| due.min(soon)));
         }
     }
 
@@ -298,8 +311,10 @@ impl Peer {
 
     fn output(&mut self, now: Millis) {
         let waits = self.flight.is_some() || !self.queue.is_empty();
+        let acting = self.doing.is_some();
         self.flight_output(now);
         if let Some(up) = self.up_mut() {
+            up.moved |= acting;
             if up.ready_at.is_none() {
                 let due = now.max(up.last_look + BOOT_LOOK_GAP_MS);
                 up.look_due = Some(up.look_due.map_or(due, |d| d.min(due)));
@@ -653,6 +668,7 @@ impl Up {
             attached: 0,
             look_due: None,
             last_look: 0,
+            moved: false,
             dialog: None,
             asking_since: None,
             end: None,

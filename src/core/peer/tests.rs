@@ -369,6 +369,31 @@ fn mail_waits_for_the_turns_end_and_goes_at_once_then() {
 }
 
 #[test]
+fn a_screen_that_changes_while_it_is_looked_at_is_looked_at_again() {
+    let mut w = World::new();
+    w.event(Event::Accepted(entry(1)));
+    w.pass(2_000);
+    w.evidence();
+    w.class = Class::Busy;
+    w.event(Event::Accepted(entry(2)));
+    w.turn_end();
+    w.run();
+    assert_eq!(w.peer.hold, Some(Hold::Busy));
+    // A look is under way and has seen the old screen; the last output comes before its answer.
+    w.event(Event::Output { inc: 1 });
+    w.now += QUIET_MS;
+    w.event(Event::Tick);
+    assert!(matches!(w.pending.as_slice(), [Effect::Look { .. }]), "{:?}", w.pending);
+    w.pending.clear();
+    let old = w.look();
+    w.class = Class::Ready;
+    w.event(Event::Output { inc: 1 });
+    w.event(Event::Looked { inc: 1, result: Ok(old) });
+    w.pass(1_000);
+    assert_eq!(w.turns.len(), 2, "a waiting message and a free peer do not coexist for more than a second");
+}
+
+#[test]
 fn a_turn_that_ends_without_a_word_is_noticed_on_the_screen() {
     let mut w = World::new();
     w.event(Event::Accepted(entry(1)));
