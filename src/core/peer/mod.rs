@@ -7,8 +7,10 @@
 //!
 //! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds),
 //! `delivery` (the injection of one message), `recover` (claims found at start or after a death),
-//! `wake` (resume or fresh).
+//! `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
+mod boot;
+mod death;
 pub mod delivery;
 pub mod effect;
 pub mod event;

@@ -2,11 +2,9 @@
 //! the state that is and decides the one next act.
 
 use super::effect::Effect;
-use super::event::{DeathCause, Event, HookFact, LaunchFault, Restored};
+use super::event::{Event, HookFact, Restored};
 use super::*;
 use crate::core::message::{Evidence, State};
-use crate::core::runtime::DialogPolicy;
-use crate::core::screen::Class;
 
 impl Peer {
     pub fn new(identity: Identity, definition: Arc<Definition>, timing: Timing) -> Self {
@@ -186,7 +184,7 @@ impl Peer {
         }
     }
 
-    fn finished(&mut self, what: Doing) {
+    pub(super) fn finished(&mut self, what: Doing) {
         if self.doing == Some(what) {
             self.doing = None;
         }
@@ -326,38 +324,6 @@ impl Peer {
         }
     }
 
-    fn launched(&mut self, inc: Incarnation, result: Result<(), LaunchFault>, now: Millis, fx: &mut Vec<Effect>) {
-        self.finished(Doing::Launch);
-        let fresh = match self.session {
-            Session::Launching { inc: expected, fresh } if expected == inc => fresh,
-            _ => return,
-        };
-        match result {
-            Ok(()) => {
-                let mut up = Up::new(inc, now);
-                up.seed_due = fresh;
-                up.look_due = Some(now + BOOT_LOOK_GAP_MS);
-                if self.markers.stopped {
-                    up.end = Some(EndWhy::Stop);
-                }
-                self.session = Session::Up(Box::new(up));
-                self.markers.idle_reaped = false;
-                self.markers.fresh_next = false;
-                fx.push(Effect::SetMarkers(self.markers.clone()));
-            }
-            Err(fault) => {
-                self.session = Session::None;
-                fx.push(Effect::WakeFailed { inc, reason: fault.reason().into(), detail: fault.detail().into() });
-                match &fault {
-                    LaunchFault::MissingBinary(_) => self.set_hold(Some(Hold::MissingBinary), fx),
-                    LaunchFault::ProfileInvalid(_) | LaunchFault::FolderGone(_) => self.set_hold(Some(Hold::ProfileInvalid), fx),
-                    LaunchFault::Other(_) => self.note_death(inc, DeathCause::Unknown, now, None, now, fx),
-                }
-                self.wanted = None;
-            }
-        }
-    }
-
     fn looked(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
         self.seen(look, now);
         if look.dead {
@@ -399,181 +365,6 @@ impl Peer {
                 }
             }
         }
-    }
-
-    /// A look while the session starts.
-    fn boot_look(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
-        let definition = self.definition.clone();
-        let deadline = self.timing.boot_deadline_ms;
-        let Some(up) = self.up_mut() else { return };
-        let inc = up.inc;
-        if let Class::Dialog(name) = &look.class {
-            if let Some(dialog) = definition.dialogs.get(name) {
-                let frame = match &up.dialog {
-                    Some((open, pressed)) if open == name => *pressed,
-                    _ => 0,
-                };
-                match (dialog.policy, dialog.frames.get(frame)) {
-                    (DialogPolicy::Accept, Some(next)) => {
-                        up.dialog = Some((name.clone(), frame));
-                        up.look_due = Some(now + BOOT_LOOK_IDLE_MS);
-                        let frame = next.clone();
-                        self.set_hold(None, fx);
-                        self.act(Doing::Key, Effect::Key { inc, frame }, fx);
-                        return;
-                    }
-                    // Pressed, but it is still there: begin again, each key only on its own frame.
-                    (DialogPolicy::Accept, None) => up.dialog = None,
-                    (DialogPolicy::Ask, _) => {
-                        let since = *up.asking_since.get_or_insert(now);
-                        if now - since >= BOOT_DIALOG_MS {
-                            let hold = self.dialog_hold(look, Hold::Dialog);
-                            self.set_hold(Some(hold), fx);
-                        }
-                    }
-                }
-            }
-        }
-        let Some(up) = self.up_mut() else { return };
-        if !matches!(look.class, Class::Dialog(_)) {
-            up.asking_since = None;
-        }
-        let gate = up.started_hook || up.ready_looks >= 2;
-        let tools = up.tools_listed || !definition.launch.await_tools || up.first_ready_look.is_some_and(|first| now >= first + TOOLS_WAIT_MS);
-        if up.ready_looks > 0 && gate && tools {
-            up.ready_at = Some(now);
-            up.look_due = None;
-            let seed_due = up.seed_due;
-            fx.push(Effect::MarkReady { inc, seed_due });
-            self.set_hold(None, fx);
-            if self.queue.is_empty() && self.flight.is_none() {
-                self.report_ready(fx);
-            }
-            return;
-        }
-        let next = if up.ready_looks > 0 { BOOT_LOOK_GAP_MS } else { BOOT_LOOK_IDLE_MS };
-        let late = now.saturating_sub(up.since) >= deadline;
-        up.look_due = Some(now + if late { HOLD_RECHECK_MS } else { next });
-        if late && !up.reported {
-            up.reported = true;
-            let hold = obstacle(look).map_or(Hold::UnknownScreen, |h| self.dialog_hold(look, h));
-            fx.push(Effect::WakeFailed { inc, reason: "boot-deadline".into(), detail: format!("not ready after {} s; the session is kept", deadline / 1000) });
-            self.set_hold(Some(hold), fx);
-        }
-    }
-
-    pub(super) fn report_ready(&mut self, fx: &mut Vec<Effect>) {
-        if let Some(up) = self.up_mut() {
-            if let (false, Some(ready)) = (up.reported, up.ready_at) {
-                up.reported = true;
-                fx.push(Effect::Ready { inc: up.inc, ms: ready - up.since });
-            }
-        }
-    }
-
-    fn keyed(&mut self, pressed: bool, now: Millis) {
-        if let Some(up) = self.up_mut() {
-            if let (true, Some((_, frame))) = (pressed, up.dialog.as_mut()) {
-                *frame += 1;
-            }
-            // The dialog redraws: look when it does, or shortly.
-            up.look_due = Some(now + BOOT_LOOK_GAP_MS);
-        }
-    }
-
-    fn died(&mut self, inc: Incarnation, cause: DeathCause, now: Millis, fx: &mut Vec<Effect>) {
-        match &self.session {
-            Session::Up(up) if up.inc == inc => {
-                let (since, ending) = (up.since, up.end);
-                let claimed = self.flight.as_ref().map(|f| f.id().clone());
-                let charge = !cause.by_host() && ending.is_none();
-                self.session = Session::Dead { inc };
-                self.hold = None;
-                match ending {
-                    Some(why) => self.came_to_rest(why == EndWhy::New, fx),
-                    None => self.note_death(inc, cause, now - since, claimed, now, fx),
-                }
-                // What was being done to that session will not answer for the next one.
-                if matches!(self.doing, Some(Doing::Look | Doing::Key | Doing::Paste | Doing::Probe | Doing::Submit | Doing::End)) {
-                    self.doing = None;
-                }
-                self.flight_after_death(charge, fx);
-            }
-            Session::Ending { inc: ending, then } if *ending == inc => {
-                let new = then.is_some();
-                self.doing = None;
-                self.session = Session::Dead { inc };
-                self.came_to_rest(new, fx);
-                self.flight_after_death(false, fx);
-            }
-            _ => {}
-        }
-    }
-
-    fn ended(&mut self, inc: Incarnation, result: Result<(), String>, now: Millis, fx: &mut Vec<Effect>) {
-        self.finished(Doing::End);
-        if !matches!(&self.session, Session::Ending { inc: i, .. } if *i == inc) {
-            return;
-        }
-        match result {
-            Ok(()) => self.died(inc, DeathCause::Unknown, now, fx),
-            Err(text) => {
-                // Not proven gone: say so and try again, never launch beside it.
-                fx.push(Effect::Notice { text: format!("{}: {text}", self.identity) });
-                self.act(Doing::End, Effect::End { inc }, fx);
-            }
-        }
-    }
-
-    /// An ordered end: eligible for resume like a sleep.
-    fn came_to_rest(&mut self, new: bool, fx: &mut Vec<Effect>) {
-        self.markers.idle_reaped = !new;
-        if new {
-            self.wanted = Some(Wanted { cause: WantedBy::FolderLaunch });
-        }
-        fx.push(Effect::SetMarkers(self.markers.clone()));
-    }
-
-    fn note_death(&mut self, inc: Incarnation, cause: DeathCause, age_ms: Millis, claimed: Option<MessageId>, now: Millis, fx: &mut Vec<Effect>) {
-        fx.push(Effect::Died { inc, cause: cause.to_string(), age_ms, claimed: claimed.clone() });
-        if cause.by_host() {
-            self.markers.idle_reaped = true;
-            fx.push(Effect::SetMarkers(self.markers.clone()));
-            return;
-        }
-        // A clean exit is no crash: it feeds neither the loop guard nor the back-off.
-        if cause == DeathCause::Exit(0) && age_ms >= 20_000 {
-            return;
-        }
-        self.deaths.push(Death { at: now, cause: cause.to_string(), age_ms, incarnation: inc, claimed });
-        let excess = self.deaths.len().saturating_sub(16);
-        self.deaths.drain(..excess);
-        fx.push(Effect::SaveDeaths(self.deaths.clone()));
-        let recent = self.recent_deaths(now);
-        let back_off = BACKOFF_MS.saturating_mul(1 << recent.saturating_sub(1).min(10)).min(BACKOFF_MAX_MS);
-        self.not_before = now + back_off;
-        // When the dead process may have had a message, that is cleared up first: the message may turn
-        // out to be the cause, and then its deaths leave the ring.
-        let open = self.flight.as_ref().is_some_and(Flight::maybe_injected);
-        if (open || !self.check_crash_loop(now, fx)) && (!self.queue.is_empty() || self.flight.is_some()) {
-            fx.push(Effect::Backoff { until_ms: back_off });
-        }
-    }
-
-    fn recent_deaths(&self, now: Millis) -> u32 {
-        self.deaths.iter().filter(|d| now.saturating_sub(d.at) < self.timing.crashloop_window_ms).count() as u32
-    }
-
-    fn check_crash_loop(&mut self, now: Millis, fx: &mut Vec<Effect>) -> bool {
-        let count = self.recent_deaths(now);
-        if count < self.timing.crashloop_max || self.hold == Some(Hold::CrashLoop) {
-            return count >= self.timing.crashloop_max;
-        }
-        self.set_hold(Some(Hold::CrashLoop), fx);
-        self.wanted = None;
-        fx.push(Effect::CrashLoop { count });
-        fx.push(Effect::Notice { text: format!("{} died {count} times within {} s and is not started again; its mail is kept (`iapeer start {}` clears this)", self.identity, self.timing.crashloop_window_ms / 1000, self.identity) });
-        true
     }
 
     /// The one next act, by the state that is.

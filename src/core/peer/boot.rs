@@ -1,0 +1,121 @@
+//! From a launch to READY: what the launch came to, start dialogs, the ready gate.
+
+use super::effect::Effect;
+use super::event::{DeathCause, LaunchFault};
+use super::*;
+use crate::core::runtime::DialogPolicy;
+use crate::core::screen::Class;
+
+impl Peer {
+    pub(super) fn launched(&mut self, inc: Incarnation, result: Result<(), LaunchFault>, now: Millis, fx: &mut Vec<Effect>) {
+        self.finished(Doing::Launch);
+        let fresh = match self.session {
+            Session::Launching { inc: expected, fresh } if expected == inc => fresh,
+            _ => return,
+        };
+        match result {
+            Ok(()) => {
+                let mut up = Up::new(inc, now);
+                up.seed_due = fresh;
+                up.look_due = Some(now + BOOT_LOOK_GAP_MS);
+                if self.markers.stopped {
+                    up.end = Some(EndWhy::Stop);
+                }
+                self.session = Session::Up(Box::new(up));
+                self.markers.idle_reaped = false;
+                self.markers.fresh_next = false;
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+            }
+            Err(fault) => {
+                self.session = Session::None;
+                fx.push(Effect::WakeFailed { inc, reason: fault.reason().into(), detail: fault.detail().into() });
+                match &fault {
+                    LaunchFault::MissingBinary(_) => self.set_hold(Some(Hold::MissingBinary), fx),
+                    LaunchFault::ProfileInvalid(_) | LaunchFault::FolderGone(_) => self.set_hold(Some(Hold::ProfileInvalid), fx),
+                    LaunchFault::Other(_) => self.note_death(inc, DeathCause::Unknown, now, None, now, fx),
+                }
+                self.wanted = None;
+            }
+        }
+    }
+
+    /// A look while the session starts.
+    pub(super) fn boot_look(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
+        let definition = self.definition.clone();
+        let deadline = self.timing.boot_deadline_ms;
+        let Some(up) = self.up_mut() else { return };
+        let inc = up.inc;
+        if let Class::Dialog(name) = &look.class {
+            if let Some(dialog) = definition.dialogs.get(name) {
+                let frame = match &up.dialog {
+                    Some((open, pressed)) if open == name => *pressed,
+                    _ => 0,
+                };
+                match (dialog.policy, dialog.frames.get(frame)) {
+                    (DialogPolicy::Accept, Some(next)) => {
+                        up.dialog = Some((name.clone(), frame));
+                        up.look_due = Some(now + BOOT_LOOK_IDLE_MS);
+                        let frame = next.clone();
+                        self.set_hold(None, fx);
+                        self.act(Doing::Key, Effect::Key { inc, frame }, fx);
+                        return;
+                    }
+                    // Pressed, but it is still there: begin again, each key only on its own frame.
+                    (DialogPolicy::Accept, None) => up.dialog = None,
+                    (DialogPolicy::Ask, _) => {
+                        let since = *up.asking_since.get_or_insert(now);
+                        if now - since >= BOOT_DIALOG_MS {
+                            let hold = self.dialog_hold(look, Hold::Dialog);
+                            self.set_hold(Some(hold), fx);
+                        }
+                    }
+                }
+            }
+        }
+        let Some(up) = self.up_mut() else { return };
+        if !matches!(look.class, Class::Dialog(_)) {
+            up.asking_since = None;
+        }
+        let gate = up.started_hook || up.ready_looks >= 2;
+        let tools = up.tools_listed || !definition.launch.await_tools || up.first_ready_look.is_some_and(|first| now >= first + TOOLS_WAIT_MS);
+        if up.ready_looks > 0 && gate && tools {
+            up.ready_at = Some(now);
+            up.look_due = None;
+            let seed_due = up.seed_due;
+            fx.push(Effect::MarkReady { inc, seed_due });
+            self.set_hold(None, fx);
+            if self.queue.is_empty() && self.flight.is_none() {
+                self.report_ready(fx);
+            }
+            return;
+        }
+        let next = if up.ready_looks > 0 { BOOT_LOOK_GAP_MS } else { BOOT_LOOK_IDLE_MS };
+        let late = now.saturating_sub(up.since) >= deadline;
+        up.look_due = Some(now + if late { HOLD_RECHECK_MS } else { next });
+        if late && !up.reported {
+            up.reported = true;
+            let hold = obstacle(look).map_or(Hold::UnknownScreen, |h| self.dialog_hold(look, h));
+            fx.push(Effect::WakeFailed { inc, reason: "boot-deadline".into(), detail: format!("not ready after {} s; the session is kept", deadline / 1000) });
+            self.set_hold(Some(hold), fx);
+        }
+    }
+
+    pub(super) fn report_ready(&mut self, fx: &mut Vec<Effect>) {
+        if let Some(up) = self.up_mut() {
+            if let (false, Some(ready)) = (up.reported, up.ready_at) {
+                up.reported = true;
+                fx.push(Effect::Ready { inc: up.inc, ms: ready - up.since });
+            }
+        }
+    }
+
+    pub(super) fn keyed(&mut self, pressed: bool, now: Millis) {
+        if let Some(up) = self.up_mut() {
+            if let (true, Some((_, frame))) = (pressed, up.dialog.as_mut()) {
+                *frame += 1;
+            }
+            // The dialog redraws: look when it does, or shortly.
+            up.look_due = Some(now + BOOT_LOOK_GAP_MS);
+        }
+    }
+}
