@@ -7,7 +7,7 @@
 use iapeer::core::guard::{Fact, Guard};
 use iapeer::core::message::MessageId;
 use iapeer::core::runtime::{Definition, DialogPolicy};
-use iapeer::core::screen::{Class, Composer, Look, Screen, classify};
+use iapeer::core::screen::{absent, Class, Composer, Look, Screen, classify};
 use iapeer::echo::view::{Dialog, Part, View};
 use iapeer::ports::terminal::PaneRef;
 use iapeer::runtime::load::Runtimes;
@@ -484,7 +484,8 @@ fn tmux_lets_paste_submit_and_keys_pass_only_where_they_belong() {
         let (class, composer, composer_row) = classify(&definition, &captured);
         wrong.unless(agrees(&class, &composer, expect), || format!("{fixture}: captured again it is {class:?} with {composer:?}"));
         if matches!(expect, Expect::Empty | Expect::Ghost) {
-            let look = look(class, composer, composer_row, seen.cursor, fixture.cursor_shown);
+            let absent = absent(&definition, &captured);
+            let look = Look { absent, ..look(class, composer, composer_row, seen.cursor, fixture.cursor_shown) };
             let moved = Look { cursor: (look.cursor.0 + 1, look.cursor.1), ..look.clone() };
             let typed = Look { composer_row: format!("{}x", look.composer_row), ..look.clone() };
             let bound = [&look, &moved, &typed].map(|l| format::paste_guard(&pane.reference, &message_id(), &l.guard()));
@@ -497,7 +498,7 @@ fn tmux_lets_paste_submit_and_keys_pass_only_where_they_belong() {
 
 fn look(class: Class, composer: Composer, composer_row: String, cursor: (u16, u16), cursor_shown: bool) -> Look {
     let (mark_pasted, mark_entered) = Default::default();
-    Look { class, composer, composer_row, cursor, cursor_shown, dead: false, in_mode: false, input_off: false, attached: 0, mark_pasted, mark_entered }
+    Look { absent: Vec::new(), class, composer, composer_row, cursor, cursor_shown, dead: false, in_mode: false, input_off: false, attached: 0, mark_pasted, mark_entered }
 }
 
 /// Rows of a conversation that look like everything tmux is asked for. What stands behind Codex' `› ` is

@@ -477,6 +477,8 @@ impl Peer {
         let Some(flight) = self.flight.take() else { return };
         let inc = self.session_inc();
         let id = flight.id().clone();
+        let what = if state == State::Parked { "waits for a decision" } else { "was given up" };
+        fx.push(Effect::Notice { text: format!("message {id} from {} to {} {what}: {reason}", flight.entry.from, self.identity) });
         fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: None, reason: Some(reason.into()) });
         fx.push(Effect::Report { inc: Some(inc), id, state, reason: Some(reason.into()), evidence: None, attempt: flight.attempt });
     }
