@@ -9,8 +9,9 @@ use crate::daemon::host::Host;
 use crate::daemon::orders;
 use crate::daemon::router::{self, WaitFor};
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -68,13 +69,21 @@ pub fn router(app: App) -> Router {
         .route("/v1/hook", post(hook))
         .route("/v1/shutdown", post(shutdown))
         .fallback(async || Failed(Fault::new(Code::Invalid, "no such route")))
+        .method_not_allowed_fallback(async || Failed(Fault::new(Code::Invalid, "this route does not take this method")))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(app)
 }
 
 impl App {
     fn who(&self, caller: &Caller) -> Who {
-        caller.identify(|process| self.host.keeper_of(process))
+        caller.identify(&self.host.root, |process| self.host.keeper_of(process))
+    }
+
+    fn somebody(&self, caller: &Caller) -> Result<(), Failed> {
+        match self.who(caller) {
+            Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
+            _ => Ok(()),
+        }
     }
 
     fn operator(&self, caller: &Caller, what: &str) -> Result<(), Failed> {
@@ -86,7 +95,31 @@ impl App {
     }
 }
 
-fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Failed> {
+/// A request body; one that is too large or cut short is refused like everything else, in an envelope.
+struct Body(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Failed;
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failed> {
+        Bytes::from_request(request, state).await.map(Body).map_err(|e| {
+            let code = if e.status() == StatusCode::PAYLOAD_TOO_LARGE { Code::TooLarge } else { Code::Invalid };
+            Fault::new(code, format!("the request body: {}", e.body_text())).into()
+        })
+    }
+}
+
+/// Query parameters, refused in an envelope, too.
+struct Params<T>(T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Failed;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failed> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query.map(|Query(q)| Params(q)).map_err(|e| Fault::new(Code::Invalid, format!("the query: {}", e.body_text())).into())
+    }
+}
+
+fn body<T: DeserializeOwned>(Body(bytes): &Body) -> Result<T, Failed> {
     serde_json::from_slice(bytes).map_err(|e| Fault::new(Code::Invalid, format!("the request body: {e}")).into())
 }
 
@@ -98,8 +131,9 @@ async fn healthz() -> &'static str {
     "\"ok\""
 }
 
-async fn status(State(app): State<App>) -> Json<StatusView> {
-    Json(orders::status(&app.host))
+async fn status(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>) -> Answer<StatusView> {
+    app.somebody(&caller)?;
+    Ok(Json(orders::status(&app.host)))
 }
 
 async fn whoami(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>) -> Answer<String> {
@@ -109,8 +143,9 @@ async fn whoami(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>
     }
 }
 
-async fn peers(State(app): State<App>) -> Json<Vec<PeerView>> {
-    Json(orders::list(&app.host))
+async fn peers(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>) -> Answer<Vec<PeerView>> {
+    app.somebody(&caller)?;
+    Ok(Json(orders::list(&app.host)))
 }
 
 async fn screen(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<ScreenView> {
@@ -119,7 +154,7 @@ async fn screen(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>
     Ok(Json(orders::screen(&app.host, &handle).await?))
 }
 
-async fn wake(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>, bytes: Bytes) -> Answer<AttachView> {
+async fn wake(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>, bytes: Body) -> Answer<AttachView> {
     app.operator(&caller, "wake peers")?;
     let request: WakeRequest = body(&bytes)?;
     let handle = router::resolve(&app.host, &peer)?;
@@ -145,7 +180,7 @@ async fn new(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, P
     Ok(Json(orders::new(&app.host, &handle).await?))
 }
 
-async fn send(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Bytes) -> Answer<MessageView> {
+async fn send(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<MessageView> {
     let request: SendRequest = body(&bytes)?;
     if app.shutdown.is_cancelled() {
         return Err(Fault::new(Code::Draining, "the daemon is ending").hint("send again when it runs").into());
@@ -159,7 +194,7 @@ struct MessageQuery {
     timeout_secs: Option<u64>,
 }
 
-async fn message(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(id): Path<String>, Query(query): Query<MessageQuery>) -> Answer<MessageView> {
+async fn message(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(id): Path<String>, Params(query): Params<MessageQuery>) -> Answer<MessageView> {
     let id = message_id(&id)?;
     let view = router::message(&app.host, &id)?;
     match app.who(&caller) {
@@ -192,12 +227,12 @@ struct InboxQuery {
     all: bool,
 }
 
-async fn inbox(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Query(query): Query<InboxQuery>) -> Answer<Vec<Mail>> {
+async fn inbox(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Params(query): Params<InboxQuery>) -> Answer<Vec<Mail>> {
     app.operator(&caller, "read the operator's mail")?;
     Ok(Json(router::inbox(&app.host, query.all)))
 }
 
-async fn hook(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Bytes) -> Answer<&'static str> {
+async fn hook(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<&'static str> {
     let request: HookRequest = body(&bytes)?;
     match app.who(&caller) {
         Who::Peer(identity, inc) => {
@@ -216,7 +251,7 @@ struct ShutdownRequest {
     all_peers: bool,
 }
 
-async fn shutdown(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Bytes) -> Answer<i32> {
+async fn shutdown(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<i32> {
     app.operator(&caller, "stop the daemon")?;
     let request: ShutdownRequest = body(&bytes)?;
     app.end_sessions.store(request.all_peers, std::sync::atomic::Ordering::SeqCst);

@@ -27,9 +27,28 @@ pub struct SendRequest {
     /// Accept for a stopped peer, too.
     #[serde(default)]
     pub queue: bool,
-    /// The door: `cli`, `mcp`, `api`.
     #[serde(default)]
-    pub via: Option<String>,
+    pub via: Via,
+}
+
+/// The door by which a message came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Via {
+    Cli,
+    Mcp,
+    #[default]
+    Api,
+}
+
+impl Via {
+    pub fn word(self) -> &'static str {
+        match self {
+            Via::Cli => "cli",
+            Via::Mcp => "mcp",
+            Via::Api => "api",
+        }
+    }
 }
 
 /// A message as every surface shows it.
@@ -140,6 +159,9 @@ pub struct StatusView {
     pub pid: i32,
     pub started: String,
     pub updated: String,
+    /// False in what is read from the file that a daemon left.
+    #[serde(default)]
+    pub running: bool,
     pub healthy: bool,
     pub degraded: Vec<String>,
     pub root: PathBuf,

@@ -1,5 +1,6 @@
 //! `iapeer daemon` and `iapeer daemon stop`.
 
+use super::link::below_a_keeper;
 use super::{Done, Outcome, out};
 use crate::api::client::{ANSWER, Client};
 use crate::core::fault::{Code, Fault};
@@ -12,6 +13,9 @@ use tracing_subscriber::EnvFilter;
 const END_LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn run(root: Root) -> Outcome {
+    if below_a_keeper() {
+        return Err(Fault::new(Code::DaemonUnreachable, "an agent's child must not become the daemon").hint("the operator runs `iapeer daemon`"));
+    }
     let filter = EnvFilter::try_from_env("IAPEER_LOG").unwrap_or_else(|_| EnvFilter::new("warn,iapeer=info"));
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), root = %root.base().display(), "starting");

@@ -3,7 +3,7 @@
 use super::link::below_a_keeper;
 use super::{Done, InboxArgs, Outcome, SendArgs, WaitArg, json, out, say};
 use crate::api::client::{ANSWER, Client};
-use crate::api::shapes::{Mail, MessageView, SendRequest};
+use crate::api::shapes::{Mail, MessageView, SendRequest, Via};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::State;
 use crate::core::sanitize;
@@ -16,10 +16,15 @@ use std::time::{Duration, Instant};
 /// How long a send from inside a session goes on trying when the daemon is away: an upgrade or a crash
 /// is over by then.
 const RETRY_FOR: Duration = Duration::from_secs(60);
+/// More than this is not even offered to the daemon.
+const TEXT_CAP: usize = 4 * 1024 * 1024;
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 pub async fn send(root: &Root, args: SendArgs, as_json: bool) -> Outcome {
     let text = text_of(&args)?;
+    if text.len() > TEXT_CAP {
+        return Err(Fault::new(Code::TooLarge, format!("the message has {} bytes, more than any configuration allows", text.len())).hint("write it to a file and send its path"));
+    }
     let request = SendRequest {
         // Chosen here, so that a try after a lost answer is the same message.
         id: Some(router::new_id()),
@@ -29,7 +34,7 @@ pub async fn send(root: &Root, args: SendArgs, as_json: bool) -> Outcome {
         in_reply_to: args.in_reply_to,
         urgent: args.urgent,
         queue: args.queue,
-        via: Some("cli".into()),
+        via: Via::Cli,
     };
     let view = accept(root, &request).await?;
     let Some(wait) = args.wait else {

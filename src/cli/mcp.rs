@@ -3,7 +3,7 @@
 
 use super::{Done, Outcome, hook};
 use crate::api::client::{ANSWER, Client};
-use crate::api::shapes::{MessageView, PeerView, SendRequest};
+use crate::api::shapes::{MessageView, PeerView, SendRequest, Via};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::MessageId;
 use crate::daemon::router;
@@ -122,7 +122,7 @@ impl Bridge {
             in_reply_to: arguments.in_reply_to,
             urgent: arguments.urgent,
             queue: false,
-            via: Some("mcp".into()),
+            via: Via::Mcp,
         };
         let began = Instant::now();
         loop {

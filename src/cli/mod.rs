@@ -310,10 +310,7 @@ fn json<T: serde::Serialize>(value: &T) {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return usage(&error),
     };
     let as_json = cli.json;
     match run(cli) {
@@ -335,6 +332,19 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What clap says; as JSON where JSON was asked for and something is wrong.
+fn usage(error: &clap::Error) -> ExitCode {
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    if code != 0 && std::env::args().any(|a| a == "--json") {
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_string();
+        json(&crate::api::shapes::ErrorBody { error: Fault::new(Code::Invalid, line).hint("`--help` shows what is understood") });
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(code)
+}
+
 fn run(cli: Cli) -> Outcome {
     // These two are the pane's own processes: no runtime, no root of theirs.
     match cli.verb {
@@ -346,7 +356,7 @@ fn run(cli: Cli) -> Outcome {
         }
         _ => {}
     }
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    crate::sys::spawn::tighten_umask();
     let root = Root::from_env(|n| std::env::var(n).ok()).map_err(|e| Fault::new(Code::Invalid, e.to_string()))?;
     let daemon = matches!(&cli.verb, Verb::Daemon(DaemonArgs { action: None }));
     let builder = || if daemon { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
@@ -384,7 +394,7 @@ async fn dispatch(root: Root, cli: Cli) -> Outcome {
 }
 
 fn keep(launch_file: &std::path::Path) -> Outcome {
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    crate::sys::spawn::tighten_umask();
     match crate::keeper::run(launch_file) {
         Ok(code) => Ok(Done::Code(u8::try_from(code).unwrap_or(255))),
         Err(error) => Err(Fault::new(Code::WakeFailed, error.to_string())),

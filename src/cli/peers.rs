@@ -1,6 +1,6 @@
 //! `init`, `create`, `<runtime>`, `start`, `stop`, `new`.
 
-use super::link::{connect_or_start, segment};
+use super::link::{below_a_keeper, connect_or_start, segment};
 use super::{ApprovalArg, CreateArgs, Done, InitArgs, IntelligenceArg, Outcome, PeersArgs, ProfileArgs, RuntimeArgs, WakePolicyArg, attach, json, out, say};
 use crate::api::client::{ANSWER, Client};
 use crate::api::shapes::{AttachView, PeerView, WakeRequest};
@@ -13,7 +13,7 @@ use crate::runtime::load::Runtimes;
 use crate::store::layout::Root;
 use crate::store::profile_file::{self, ProfileError};
 use crate::store::{config_file, registry};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::io::{BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,8 +38,6 @@ pub fn create(root: &Root, args: CreateArgs, as_json: bool) -> Outcome {
     if profile_file::path_in(&folder).exists() {
         return Err(Fault::new(Code::Conflict, format!("{} is a peer already", folder.display())).hint("`iapeer init` there changes it, another --path makes another peer"));
     }
-    root.ensure().map_err(invalid)?;
-    crate::store::disk::create_dir(&folder).map_err(|e| invalid(format!("{}: {e}", folder.display())))?;
     let profile = make_peer(root, &folder, Some(name.as_str()), &args.profile, None)?;
     told(&profile, &folder, as_json);
     Ok(Done::Ok)
@@ -55,7 +53,15 @@ fn told(profile: &Profile, folder: &Path, as_json: bool) {
 
 /// Writes or changes the profile of a folder and enters it in the registry.
 fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs, runtime: Option<&RuntimeName>) -> Result<Profile, Fault> {
-    let folder = folder.canonicalize().map_err(|e| invalid(format!("{}: {e}", folder.display())))?;
+    if below_a_keeper() {
+        return Err(Fault::new(Code::NotAllowed, "an agent may not make or change peers: that is the operator's"));
+    }
+    // A folder that is not there yet is made only when nothing speaks against it.
+    let folder = match folder.canonicalize() {
+        Ok(folder) => folder,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && name.is_some() && folder.file_name().is_some() => std::path::absolute(folder).map_err(|e| invalid(format!("{}: {e}", folder.display())))?,
+        Err(e) => return Err(invalid(format!("{}: {e}", folder.display()))),
+    };
     if std::env::var_os("HOME").map(PathBuf::from).and_then(|h| h.canonicalize().ok()).is_some_and(|home| home == folder) {
         return Err(invalid("your home folder cannot be a peer").hint("make a folder for it and run this there"));
     }
@@ -68,7 +74,7 @@ fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs,
     };
     let mut profile = match profile_file::load(&folder) {
         Ok(loaded) => loaded.profile,
-        Err(ProfileError::None(_)) => {
+        Err(ProfileError::None(_)) | Err(ProfileError::FolderGone(_)) => {
             let name = match name {
                 Some(name) => name.parse().map_err(invalid)?,
                 None => profile_file::name_for(&folder).map_err(|e| invalid(e).hint("choose one with --name"))?,
@@ -93,7 +99,20 @@ fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs,
     apply(args, &mut profile);
     profile.check().map_err(invalid)?;
     let path = std::env::var("PATH").unwrap_or_default();
-    registry::update(root, |r| r.enter(&profile, &folder, path)).map_err(|e| Fault::new(Code::Conflict, e.to_string()))?;
+    let made = !folder.exists();
+    let enter = |r: &mut registry::Registry| {
+        r.check(&profile, &folder)?;
+        crate::store::disk::create_dir(&folder).map_err(|source| registry::RegistryError::Io { path: folder.clone(), source })?;
+        // The registry knows a folder by its one true path.
+        let true_path = folder.canonicalize().map_err(|source| registry::RegistryError::Io { path: folder.clone(), source })?;
+        r.enter(&profile, &true_path, path)
+    };
+    registry::update(root, enter).map_err(|e| {
+        if made {
+            let _ = std::fs::remove_dir(&folder);
+        }
+        Fault::new(Code::Conflict, e.to_string())
+    })?;
     profile_file::save(&folder, &profile).map_err(invalid)?;
     Ok(profile)
 }
@@ -129,14 +148,16 @@ pub async fn runtime(root: &Root, words: Vec<String>, as_json: bool) -> Outcome 
     let word = words.first().map(String::as_str).unwrap_or_default();
     let known: Vec<&str> = runtimes.names().map(RuntimeName::as_str).collect();
     let Some(runtime) = word.parse::<RuntimeName>().ok().filter(|r| known.contains(&r.as_str())) else {
-        let close = near(word, known.iter().copied());
+        let command = super::Cli::command();
+        let verbs = command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name);
+        let close = near(word, verbs.chain(known.iter().copied()));
         let hint = close.first().map_or_else(|| format!("`iapeer --help` shows the verbs; runtimes: {}", known.join(", ")), |c| format!("did you mean `iapeer {c}`?"));
         return Err(invalid(format!("{word:?} is neither a verb nor a runtime")).hint(hint));
     };
     let args = match RuntimeArgs::try_parse_from(&words[1..]) {
         Ok(args) => args,
         Err(error) => {
-            let _ = error.print();
+            super::usage(&error);
             return Ok(Done::Code(u8::try_from(error.exit_code()).unwrap_or(2)));
         }
     };

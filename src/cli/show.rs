@@ -21,6 +21,10 @@ async fn ask<T: DeserializeOwned>(root: &Root, path: &str, key: &str) -> Result<
             let mut state: serde_json::Value = serde_json::from_slice(&left).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", root.daemon_state().display())))?;
             let updated = state["status"]["updated"].as_str().unwrap_or("an unknown time").to_string();
             say(&format!("iapeer: no daemon runs; this is what the last one wrote at {updated}"));
+            if let Some(status) = state["status"].as_object_mut() {
+                status.insert("running".into(), false.into());
+                status.insert("healthy".into(), false.into());
+            }
             let value = serde_json::from_value(state[key].take()).map_err(|_| fault)?;
             Ok((value, false))
         }

@@ -7,6 +7,10 @@
 /// C1 control and every invalid UTF-8 sequence becomes U+FFFD.
 pub fn body(raw: &[u8]) -> String {
     let text = String::from_utf8_lossy(raw);
+    // Most bodies need nothing.
+    if !text.chars().any(|c| is_control(c) && c != '\t' && c != '\n') {
+        return text.into_owned();
+    }
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

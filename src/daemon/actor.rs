@@ -27,6 +27,8 @@ use tokio::task::JoinSet;
 
 /// Events that may wait for one actor; a sender beyond that waits.
 const INBOX: usize = 1024;
+/// Between tries to read a peer's state.
+const RESTORE_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub enum Inbox {
@@ -47,7 +49,7 @@ pub struct Snapshot {
     pub turn: Option<&'static str>,
     pub reason: Option<String>,
     pub incarnation: Option<Incarnation>,
-    pub waiting: Vec<MessageId>,
+    pub waiting: Arc<Vec<MessageId>>,
     pub in_flight: Option<MessageId>,
     pub stopped: bool,
     pub ready: bool,
@@ -173,7 +175,17 @@ impl Actor {
         self.live = None;
         self.message = None;
         self.peer = fresh_peer(&self.host, &self.identity);
-        let found = restore::restore(&self.host, &self.identity).await;
+        let found = loop {
+            let found = restore::restore(&self.host, &self.identity).await;
+            let Some(failure) = &found.failure else { break found };
+            // Without its state a peer must not be launched: it might run already. Its mail waits.
+            self.publish.send_modify(|s| {
+                s.state = "held";
+                s.last_failure = Some(failure.clone());
+            });
+            tokio::time::sleep(RESTORE_PAUSE).await;
+        };
+        self.host.set_degraded(&format!("{}: its state cannot be read", self.identity), false);
         for (name, reason) in &found.quarantined {
             self.host.lifecycle(Line::new("registry").with("identity", &self.identity).with("action", "quarantined").with("file", name).with("reason", reason));
         }
@@ -183,7 +195,7 @@ impl Actor {
         if let Some(record) = found.session {
             self.adopt(record);
         }
-        self.last_failure = found.failure;
+        self.last_failure = None;
         self.step(Event::Restored(Box::new(found.restored))).await;
         for heard in found.heard {
             if let Some(inc) = self.peer.inc() {
@@ -374,6 +386,11 @@ impl Actor {
             (None, Some(_)) => self.turn_sender = None,
             _ => {}
         }
+        let before = self.publish.borrow().waiting.clone();
+        let ends = |ids: &[MessageId]| (ids.len(), ids.first().cloned(), ids.last().cloned());
+        let now = (peer.queue.len(), peer.queue.first().map(|e| e.id().clone()), peer.queue.last().map(|e| e.id().clone()));
+        // A long queue is copied only when it has changed, and it changes at an end or in length.
+        let waiting = if ends(&before) == now { before } else { Arc::new(peer.queue.iter().map(|e| e.id().clone()).collect()) };
         let snapshot = Snapshot {
             restored: self.publish.borrow().restored,
             state: peer.state_word(),
@@ -384,7 +401,7 @@ impl Actor {
             }),
             reason: peer.hold.map(|h| h.word().to_string()),
             incarnation: peer.inc(),
-            waiting: peer.queue.iter().map(|e| e.id().clone()).collect(),
+            waiting,
             in_flight: peer.flight.as_ref().map(|f| f.id().clone()),
             stopped: peer.markers.stopped,
             ready: peer.up().is_some_and(|u| u.ready_at.is_some()),

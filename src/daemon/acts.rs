@@ -70,12 +70,18 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         Effect::Claim { inc, entry } => claim(actor, host, inc, entry),
         Effect::Paste { inc, entry, attempt, guard, seed, leave_mode, submit } => {
             let id = entry.id().clone();
-            let prepared = actor.flight_message(&entry).and_then(|m| compose(&host, &identity, &definition, &m, attempt, seed));
-            let (Some(pane), Ok(text)) = (pane(actor, inc), &prepared) else {
-                let why = prepared.err().unwrap_or_else(|| "no session".into());
-                return lost(actor, Event::Pasted { inc, id, result: ActResult::Failed(why) });
+            let message = match actor.flight_message(&entry) {
+                Ok(message) => message,
+                Err(reason) => return lost(actor, Event::Unreadable { id, reason }),
             };
-            let paste = Paste { id: id.clone(), text: text.clone(), guard, leave_mode, submit };
+            let (pane, text) = match (pane(actor, inc), compose(&host, &identity, &definition, &message, attempt, seed)) {
+                (Some(pane), Ok(text)) => (pane, text),
+                (_, text) => {
+                    let why = text.err().unwrap_or_else(|| "no session".into());
+                    return lost(actor, Event::Pasted { inc, id, result: ActResult::Failed(why) });
+                }
+            };
+            let paste = Paste { id: id.clone(), text, guard, leave_mode, submit };
             actor.tasks.spawn(async move {
                 let result = acted(&definition, host.terminal.paste(pane, paste).await);
                 Event::Pasted { inc, id, result }.into()
@@ -108,6 +114,14 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             host.store.post("finish", move |store| {
                 let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
                 mailbox.finish(&*disk, &entry.key, &ending)
+            }).await;
+        }
+        Effect::Quarantine { entry, reason } => {
+            actor.message = None;
+            host.lifecycle(Line::new("registry").with("identity", &identity).with("action", "quarantined").with("file", entry.key.file_name()).with("reason", reason));
+            host.store.post("quarantine", move |store| {
+                let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                mailbox.put_aside(&*disk, &entry.key)
             }).await;
         }
         Effect::Release { entry, how } => {
@@ -204,13 +218,15 @@ fn taken_guard(actor: &Actor, definition: &Definition, id: &MessageId) -> Guard 
 
 /// The text that is typed: rendered, neutralised, as a file when it is too large.
 fn compose(host: &Host, identity: &Identity, definition: &Definition, message: &Message, attempt: u32, seed: bool) -> Result<String, String> {
-    let (place, loaded) = host.profile(&identity.personality)?;
-    let seed = Some(loaded.profile.initial_prompt.as_str()).filter(|_| seed);
+    // A profile that was broken under a live session does not stop its mail: the last good one goes on.
+    let profile = host.last_good_profile(&identity.personality);
+    let seed = profile.as_ref().map(|p| p.initial_prompt.as_str()).filter(|_| seed);
     let finish = |rendered: String| definition.neutralise(envelope::with_seed(seed, rendered));
     let inline = finish(envelope::render(message, attempt, Carriage::Inline));
     if inline.len() <= definition.input.max_bytes {
         return Ok(inline);
     }
+    let place = host.place(&identity.personality).ok_or_else(|| format!("{} is in no registry", identity.personality))?;
     let inbox = place.folder.join(".iapeer/inbox");
     let path = inbox.join(format!("{}.txt", message.id));
     create_dir(&inbox).and_then(|()| replace(&OsDisk, &path, sanitize::body(&message.body).as_bytes())).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -304,6 +320,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mod
         path: &path,
         system_prompt: &system_prompt,
         term_grace_secs: host.settings.term_grace_secs,
+        umask: crate::sys::spawn::original_umask(),
         var,
         host_env: &host_env,
     };

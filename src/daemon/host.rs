@@ -6,6 +6,7 @@ use super::logs::{Line, LogFile};
 use super::store_thread::StoreHandle;
 use crate::core::message::{Intelligence, Message, MessageId, ProcessRef};
 use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
+use crate::core::profile::Profile;
 use crate::core::settings::Settings;
 use crate::ports::Clock;
 use crate::ports::disk::Disk;
@@ -40,6 +41,9 @@ pub struct Host {
     delivery: LogFile,
     peers: RwLock<BTreeMap<Identity, PeerHandle>>,
     registry: Mutex<Cached>,
+    /// Profiles as last read, by folder, with the file's stamp; and the last that was good.
+    profiles: Mutex<HashMap<PathBuf, ReadProfile>>,
+    good: Mutex<HashMap<Personality, Profile>>,
     keepers: Mutex<HashMap<(i32, u64), (Identity, Incarnation)>>,
     degraded: Mutex<Vec<String>>,
 }
@@ -49,6 +53,9 @@ struct Cached {
     registry: Registry,
     read_at: Option<SystemTime>,
 }
+
+/// When a profile was read, and what it was.
+type ReadProfile = (Option<(SystemTime, u64)>, Result<Loaded, String>);
 
 pub struct Parts {
     pub root: Root,
@@ -81,6 +88,8 @@ impl Host {
             tracker: tokio_util::task::TaskTracker::new(),
             peers: RwLock::default(),
             registry: Mutex::default(),
+            profiles: Mutex::default(),
+            good: Mutex::default(),
             keepers: Mutex::default(),
             degraded: Mutex::default(),
             root,
@@ -147,11 +156,34 @@ impl Host {
 
     pub fn profile(&self, personality: &Personality) -> Result<(Place, Loaded), String> {
         let place = self.place(personality).ok_or_else(|| format!("{personality} is in no registry"))?;
-        let loaded = profile_file::load(&place.folder).map_err(|e| e.to_string())?;
+        let loaded = self.read_profile(&place.folder)?;
         if loaded.profile.personality != *personality {
             return Err(format!("{} says personality {}, the registry says {personality}; run `iapeer init` in that folder", profile_file::path_in(&place.folder).display(), loaded.profile.personality));
         }
+        lock(&self.good).insert(personality.clone(), loaded.profile.clone());
         Ok((place, loaded))
+    }
+
+    /// Reads a profile only when its file has changed.
+    fn read_profile(&self, folder: &std::path::Path) -> Result<Loaded, String> {
+        use std::os::unix::fs::MetadataExt;
+        let stamp = std::fs::metadata(profile_file::path_in(folder)).ok().and_then(|m| Some((m.modified().ok()?, m.ino())));
+        if let Some((known, loaded)) = lock(&self.profiles).get(folder) {
+            if stamp.is_some() && *known == stamp {
+                return loaded.clone();
+            }
+        }
+        let loaded = profile_file::load(folder).map_err(|e| e.to_string());
+        lock(&self.profiles).insert(folder.to_path_buf(), (stamp, loaded.clone()));
+        loaded
+    }
+
+    /// The profile as it is, or as it last was while it could be read.
+    pub fn last_good_profile(&self, personality: &Personality) -> Option<Profile> {
+        match self.profile(personality) {
+            Ok((_, loaded)) => Some(loaded.profile),
+            Err(_) => lock(&self.good).get(personality).cloned(),
+        }
     }
 
     /// The runtimes of a peer, the default one first; from the registry when the profile cannot be read.

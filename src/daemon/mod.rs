@@ -50,7 +50,7 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     let invalid = |e: String| Fault::new(Code::Invalid, e);
     root.ensure().map_err(|e| invalid(e.to_string()))?;
     let settings = config_file::load(&root, |n| std::env::var(n).ok()).map_err(|e| invalid(e.to_string()).hint("nothing was started; correct the setting and start again"))?;
-    let _lock = single_instance(&root)?;
+    let _lock = single_instance(&root).await?;
     let path = std::env::var("PATH").unwrap_or_default();
     let (driver, tmux_version) = SpawnDriver::find(root.run(), path).map_err(|e| tmux_fault(&e))?;
     let internal = |what: &str, e: std::io::Error| Fault::new(Code::Internal, format!("{what}: {e}"));
@@ -107,19 +107,30 @@ pub fn tmux_fault(error: &TerminalError) -> Fault {
     Fault::new(Code::Invalid, error.to_string()).hint(hint)
 }
 
-/// The lock is the ownership; the text in it only tells people who holds it.
-fn single_instance(root: &Root) -> Result<File, Fault> {
+/// How long a lock without a living holder is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The lock is the ownership; the text in it only tells people who holds it. A lock whose named holder is
+/// dead is about to be free: a process that a killed daemon was just starting still holds its files until
+/// it becomes the other program. The winner of a race may not have written its name yet.
+async fn single_instance(root: &Root) -> Result<File, Fault> {
     let path = root.lock();
     let fail = |e: std::io::Error| Fault::new(Code::Invalid, format!("{}: {e}", path.display()));
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut told = String::new();
-            let _ = file.read_to_string(&mut told);
+    let deadline = tokio::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(e)) => return Err(fail(e)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        let mut told = String::new();
+        file.rewind().and_then(|()| file.read_to_string(&mut told)).map_err(fail)?;
+        let pid = told.strip_prefix("pid ").and_then(|t| t.split(',').next()).and_then(|p| p.parse().ok());
+        if pid.and_then(crate::sys::process::reference).is_some() || tokio::time::Instant::now() >= deadline {
             return Err(Fault::new(Code::Conflict, format!("a daemon runs already: {}, socket {}", told.trim(), root.api_socket().display())).hint("`iapeer status` shows it, `iapeer daemon stop` ends it"));
         }
-        Err(TryLockError::Error(e)) => return Err(fail(e)),
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let text = format!("pid {}, version {}\n", std::process::id(), env!("CARGO_PKG_VERSION"));
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes())).map_err(fail)?;
@@ -185,7 +196,7 @@ async fn adopt_all(host: &Arc<Host>) {
     identities.dedup();
     let handles: Vec<_> = identities.iter().map(|i| host.handle(i)).collect();
     for handle in handles {
-        handle.wait_until(Duration::from_secs(30), |s| s.restored).await;
+        handle.wait_until(Duration::from_secs(30), |s| s.restored || s.last_failure.is_some()).await;
     }
     note_operator_mail(host).await;
 }

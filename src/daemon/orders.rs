@@ -149,6 +149,7 @@ pub fn status(host: &Arc<Host>) -> StatusView {
         pid: std::process::id() as i32,
         started: host.started.clone(),
         updated: host.now_text(),
+        running: true,
         healthy: degraded.is_empty(),
         degraded,
         root: host.root.base().to_path_buf(),

@@ -47,7 +47,7 @@ pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
         }
         Err(error) => {
             tracing::error!(%identity, %error, "the state of a peer could not be read");
-            host.set_degraded(&format!("{identity}: {error}"), true);
+            host.set_degraded(&format!("{identity}: its state cannot be read"), true);
             found.failure = Some(error.to_string());
         }
     }

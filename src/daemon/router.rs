@@ -106,7 +106,7 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<M
         seq: 0,
         intelligence: intelligence(host, &from),
         from,
-        via: request.via.clone().unwrap_or_else(|| "api".into()),
+        via: request.via.word().into(),
         to: to.clone(),
         topic: request.topic.clone(),
         in_reply_to,
@@ -127,7 +127,9 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<M
     host.set_degraded(STORE_WRITE, false);
     host.ledger.accepted(&message, host.clock.boot_ms());
     log_accepted(host, &message);
-    if let Some(question) = &message.in_reply_to {
+    // Only the peer that was asked can answer, and only to whoever asked.
+    let asked = |question: &Message| question.to == message.from && question.from == message.to;
+    if let Some(question) = message.in_reply_to.as_ref().filter(|id| load(host, id).as_ref().is_some_and(asked)) {
         let text = String::from_utf8_lossy(&message.body).into_owned();
         host.ledger.answered(question, Answer { id: message.id.clone(), text }, &message.sent);
     }
@@ -136,7 +138,7 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<M
     }
     let mut view = host.ledger.view(&id).unwrap_or_else(|| view_of(&message));
     if let Some(handle) = handle {
-        complete(&mut view, &handle);
+        complete(host, &mut view, &handle);
     }
     Ok(view)
 }
@@ -237,11 +239,13 @@ fn log_accepted(host: &Host, message: &Message) {
 }
 
 /// What a waiting message waits for is known to the peer, not to the message.
-fn complete(view: &mut MessageView, handle: &PeerHandle) {
+fn complete(host: &Host, view: &mut MessageView, handle: &PeerHandle) {
     let snapshot = handle.snapshot();
+    let broken = snapshot.session.is_none() && host.profile(&handle.identity.personality).is_err();
     view.position = snapshot.waiting.iter().position(|id| *id == view.id).map(|p| p + 1);
     let waits = matches!(view.state, State::Accepted | State::Held);
-    if let (true, Some(reason)) = (waits, snapshot.reason) {
+    let reason = if broken { Some("profile-invalid".into()) } else { snapshot.reason };
+    if let (true, Some(reason)) = (waits, reason) {
         view.state = State::Held;
         view.reason = Some(reason);
     }
@@ -264,7 +268,7 @@ pub fn message(host: &Arc<Host>, id: &MessageId) -> Result<MessageView, Fault> {
         }
     };
     if let Some(handle) = view.to.peer().and_then(|i| host.existing(i)) {
-        complete(&mut view, &handle);
+        complete(host, &mut view, &handle);
     }
     Ok(view)
 }

@@ -45,7 +45,7 @@ pub fn run(launch_file: &Path) -> io::Result<i32> {
     command.args(&launch.argv[1..]).current_dir(&launch.cwd).env_clear().envs(&launch.env);
     let mut start = StartRecord { protocol: PROTOCOL, identity: launch.identity.clone(), incarnation: launch.incarnation, keeper: me, agent: None, at: now(), boot_id: clock::boot_id() };
     start.write(&launch.exits)?;
-    let child = match spawn::foreground(&mut command) {
+    let child = match spawn::foreground(&mut command, launch.umask) {
         Ok(child) => child,
         Err(error) => {
             let text = format!("cannot start {}: {error}", launch.argv[0]);

@@ -26,6 +26,13 @@ pub struct LaunchFile {
     /// Where the start and exit records go.
     pub exits: PathBuf,
     pub term_grace_secs: u64,
+    /// The file mode creation mask the agent works with.
+    #[serde(default = "default_umask")]
+    pub umask: u32,
+}
+
+fn default_umask() -> u32 {
+    0o022
 }
 
 impl LaunchFile {

@@ -40,6 +40,8 @@ pub struct Plan<'a> {
     pub path: &'a str,
     pub system_prompt: &'a str,
     pub term_grace_secs: u64,
+    /// What the agent's own files are created with.
+    pub umask: u32,
     /// The daemon's environment.
     pub var: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// `<root>/env`, the operator's keys.
@@ -87,6 +89,7 @@ pub fn compose(plan: &Plan<'_>) -> Result<LaunchFile, String> {
         env: environment(plan, &expand)?,
         exits: state.join("exits"),
         term_grace_secs: plan.term_grace_secs,
+        umask: plan.umask,
     })
 }
 

@@ -9,6 +9,7 @@ use crate::core::message::{Claim, Ending, Entry, Key, Message, State};
 use crate::core::peer::effect::Giveback;
 use crate::core::record;
 use crate::ports::disk::Disk;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -42,9 +43,14 @@ impl Mailbox {
         for folder in FOLDERS {
             disk.create_dir(&dir.join(folder))?;
         }
-        for name in disk.list(&dir.join("tmp"))? {
-            remove_if_there(disk, &dir.join("tmp").join(name))?;
+        let mailbox = Mailbox { dir, next_seq: 1, reserved: 0 };
+        for name in disk.list(&mailbox.dir.join("tmp"))? {
+            // Whatever cannot be unlinked (a directory, say) must not take the mailbox out.
+            if disk.remove(&mailbox.dir.join("tmp").join(&name)).is_err() {
+                mailbox.quarantine(disk, "tmp", &name)?;
+            }
         }
+        let dir = mailbox.dir;
         let stored = match disk.read(&dir.join("seq"), 64) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold a number", dir.join("seq").display())))?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
@@ -79,50 +85,57 @@ impl Mailbox {
     /// Looks at every folder; puts aside what is not a message.
     pub fn scan(&self, disk: &dyn Disk) -> io::Result<Scan> {
         let mut scan = Scan::default();
-        let mut in_cur = Vec::new();
+        let mut claimed = Vec::new();
+        let mut claims = Vec::new();
         for folder in ["new", "cur"] {
             for name in disk.list(&self.dir.join(folder))? {
-                if name.ends_with(".claim") && folder == "cur" {
+                let text = name.to_str().unwrap_or_default();
+                let claim_key = text.strip_suffix(".claim").filter(|_| folder == "cur").and_then(Key::from_file_name);
+                let found = match &claim_key {
+                    Some(key) => self.parse_claim(disk, key).map(|claim| claims.push(claim)),
+                    None => self.peek(disk, folder, text).map(|entry| if folder == "new" { scan.waiting.push(entry) } else { claimed.push(entry) }),
+                };
+                if let Err(reason) = found {
+                    self.quarantine(disk, folder, &name)?;
+                    scan.quarantined.push((format!("{folder}/{}", name.to_string_lossy()), reason));
+                }
+            }
+        }
+        for claim in claims {
+            let at = |list: &[Entry]| list.iter().position(|e| *e.id() == claim.id);
+            let entry = match (at(&claimed), at(&scan.waiting)) {
+                (Some(i), _) if claim.released => {
+                    // Given back, but the rename did not happen any more.
+                    let entry = claimed.remove(i);
+                    self.back_to_new(disk, &entry.key)?;
+                    scan.waiting.push(entry);
                     continue;
                 }
-                match self.peek(disk, folder, &name) {
-                    Ok(entry) if folder == "new" => scan.waiting.push(entry),
-                    Ok(entry) => in_cur.push(entry),
-                    Err(reason) => {
-                        self.quarantine(disk, folder, &name)?;
-                        scan.quarantined.push((format!("{folder}/{name}"), reason));
-                    }
-                }
-            }
-        }
-        for name in disk.list(&self.dir.join("cur"))? {
-            let Some(key) = name.strip_suffix(".claim").and_then(Key::from_file_name) else { continue };
-            let claim = self.read_claim(disk, &key);
-            let entry = in_cur.iter().find(|e| e.key == key).or_else(|| scan.waiting.iter().find(|e| e.key == key)).cloned();
-            match (claim, entry) {
-                (Some(claim), Some(entry)) if !claim.released => {
+                (Some(i), _) => claimed.remove(i),
+                (None, Some(_)) if claim.released => continue,
+                (None, Some(i)) => {
                     // A crash between the claim and the rename leaves the record in new/.
-                    if !in_cur.iter().any(|e| e.key == key) {
-                        disk.rename(&self.dir.join("new").join(key.file_name()), &self.dir.join("cur").join(key.file_name()))?;
-                        scan.waiting.retain(|e| e.key != key);
-                    }
-                    in_cur.retain(|e| e.key != key);
-                    scan.claim = Some((claim, entry));
+                    let entry = scan.waiting.remove(i);
+                    disk.rename(&self.dir.join("new").join(entry.key.file_name()), &self.dir.join("cur").join(entry.key.file_name()))?;
+                    entry
                 }
-                // Given back, or never rightly claimed: the record waits again.
-                (_, Some(entry)) if in_cur.contains(&entry) => {
-                    disk.rename(&self.dir.join("cur").join(key.file_name()), &self.dir.join("new").join(key.file_name()))?;
-                    in_cur.retain(|e| *e != entry);
-                    scan.waiting.push(entry);
+                (None, None) => {
+                    // The record has moved on; only its claim stayed.
+                    self.drop_claims_of(disk, &claim)?;
+                    continue;
                 }
-                (Some(_), Some(_)) => {}
-                // The record has moved on; only its claim stayed.
-                (_, None) => remove_if_there(disk, &self.dir.join("cur").join(&name))?,
-                (None, Some(_)) => remove_if_there(disk, &self.dir.join("cur").join(&name))?,
+            };
+            if scan.claim.is_none() {
+                scan.claim = Some((claim, entry));
+            } else {
+                // One message is in flight at a time: a second claim was never acted on by us.
+                self.write_claim(disk, &entry.key, &Claim { released: true, ..claim })?;
+                self.back_to_new(disk, &entry.key)?;
+                scan.waiting.push(entry);
             }
         }
-        for entry in in_cur {
-            disk.rename(&self.dir.join("cur").join(entry.key.file_name()), &self.dir.join("new").join(entry.key.file_name()))?;
+        for entry in claimed {
+            self.back_to_new(disk, &entry.key)?;
             scan.waiting.push(entry);
         }
         scan.waiting.sort_by_key(|e| e.key.rank());
@@ -130,6 +143,26 @@ impl Mailbox {
             scan.keys.extend(keys_in(disk, &self.dir.join(folder)));
         }
         Ok(scan)
+    }
+
+    fn back_to_new(&self, disk: &dyn Disk, key: &Key) -> io::Result<()> {
+        disk.rename(&self.dir.join("cur").join(key.file_name()), &self.dir.join("new").join(key.file_name()))
+    }
+
+    fn parse_claim(&self, disk: &dyn Disk, key: &Key) -> Result<Claim, String> {
+        let bytes = disk.read(&self.claim_path(key), 64 * 1024).map_err(|e| e.to_string())?;
+        let claim: Claim = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        if claim.id == key.id { Ok(claim) } else { Err("the name and the claim do not agree".into()) }
+    }
+
+    fn drop_claims_of(&self, disk: &dyn Disk, claim: &Claim) -> io::Result<()> {
+        for name in disk.list(&self.dir.join("cur"))? {
+            let key = name.to_str().and_then(|n| n.strip_suffix(".claim")).and_then(Key::from_file_name);
+            if key.is_some_and(|k| k.id == claim.id) {
+                remove_if_there(disk, &self.dir.join("cur").join(name))?;
+            }
+        }
+        Ok(())
     }
 
     fn peek(&self, disk: &dyn Disk, folder: &str, name: &str) -> Result<Entry, String> {
@@ -150,16 +183,23 @@ impl Mailbox {
         matches_name(message.entry(), key)
     }
 
-    fn quarantine(&self, disk: &dyn Disk, folder: &str, name: &str) -> io::Result<()> {
-        let mut target = self.dir.join("corrupt").join(name);
-        let mut n = 1;
-        while target.symlink_metadata().is_ok() {
-            target = self.dir.join("corrupt").join(format!("{name}.{n}"));
-            n += 1;
+    fn quarantine(&self, disk: &dyn Disk, folder: &str, name: &OsStr) -> io::Result<()> {
+        // Cut, so that a number still fits behind the longest name.
+        let stem: String = name.to_string_lossy().chars().filter(|c| !c.is_control()).take(50).collect();
+        let target = (0..).map(|n| self.dir.join("corrupt").join(if n == 0 { stem.clone() } else { format!("{stem}.{n}") }));
+        match target.into_iter().find(|t| t.symlink_metadata().is_err()) {
+            Some(target) => disk.rename(&self.dir.join(folder).join(name), &target),
+            None => Ok(()),
         }
-        disk.rename(&self.dir.join(folder).join(name), &target)
     }
 
+    /// Puts a record aside that turned out to be damaged after it was claimed.
+    pub fn put_aside(&self, disk: &dyn Disk, key: &Key) -> io::Result<()> {
+        let name = key.file_name();
+        let folder = if self.dir.join("cur").join(&name).symlink_metadata().is_ok() { "cur" } else { "new" };
+        self.quarantine(disk, folder, OsStr::new(&name))?;
+        remove_if_there(disk, &self.claim_path(key))
+    }
 
     fn claim_path(&self, key: &Key) -> PathBuf {
         self.dir.join("cur").join(format!("{}.claim", key.file_name()))
@@ -207,7 +247,10 @@ impl Mailbox {
         let name = key.file_name();
         let note = self.dir.join(folder).join(format!("{name}.{suffix}"));
         remove_if_there(disk, &note)?;
-        disk.create_synced(&note, &serde_json::to_vec(ending).map_err(io::Error::other)?)?;
+        let bytes = serde_json::to_vec(ending).map_err(io::Error::other)?;
+        // A delivered message whose note a power cut takes is found again by its evidence; a decision
+        // to give up is not.
+        if folder == "done" { disk.create(&note, &bytes)? } else { disk.create_synced(&note, &bytes)? }
         let target = self.dir.join(folder).join(&name);
         let from_cur = disk.rename(&self.dir.join("cur").join(&name), &target);
         if from_cur.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
@@ -244,7 +287,7 @@ pub fn read_ending(disk: &dyn Disk, queue: &Path, key: &Key) -> Option<Ending> {
 
 /// Keys of the records in a folder, in order; a folder that is not there has none.
 pub fn keys_in(disk: &dyn Disk, dir: &Path) -> Vec<Key> {
-    let mut keys: Vec<Key> = disk.list(dir).unwrap_or_default().iter().filter_map(|n| Key::from_file_name(n)).collect();
+    let mut keys: Vec<Key> = disk.list(dir).unwrap_or_default().iter().filter_map(|n| Key::from_file_name(n.to_str()?)).collect();
     keys.sort_by_key(Key::rank);
     keys
 }

@@ -25,6 +25,7 @@ pub fn path_in(folder: &Path) -> PathBuf {
     folder.join(".iapeer/peer.yaml")
 }
 
+#[derive(Debug, Clone)]
 pub struct Loaded {
     pub profile: Profile,
     /// One line each: unknown keys with the nearest known one.

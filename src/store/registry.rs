@@ -57,10 +57,17 @@ pub fn update<T>(root: &Root, change: impl FnOnce(&mut Registry) -> Result<T, Re
     let path = root.registry();
     let fail = |source| RegistryError::Io { path: path.clone(), source };
     let _lock = lock(&root.run().join("registry.lock")).map_err(fail)?;
+    keep_corrupt(&path).map_err(fail)?;
     let mut registry = load(root);
     let out = change(&mut registry)?;
     replace(&OsDisk, &path, &serde_json::to_vec_pretty(&registry).map_err(|e| fail(io::Error::other(e)))?).map_err(fail)?;
     Ok(out)
+}
+
+/// A registry that does not parse is kept beside the new one: it may name folders that nothing else names.
+fn keep_corrupt(path: &Path) -> io::Result<()> {
+    let broken = read_own(path, 64 * 1024 * 1024).is_ok_and(|b| serde_json::from_slice::<Registry>(&b).is_err());
+    if broken { std::fs::rename(path, path.with_extension("json.corrupt")) } else { Ok(()) }
 }
 
 fn lock(path: &Path) -> io::Result<File> {
@@ -73,6 +80,16 @@ impl Registry {
     /// Enters a folder under a name. The same folder may come again; another folder may not take the
     /// name while the first still is a peer of that name.
     pub fn enter(&mut self, profile: &Profile, folder: &Path, path: String) -> Result<(), RegistryError> {
+        self.check(profile, folder)?;
+        let name = &profile.personality;
+        // A folder bears one name.
+        self.peers.retain(|n, p| n == name || p.folder != folder);
+        self.peers.insert(name.clone(), Place { folder: folder.into(), path, default_runtime: Some(profile.default_runtime.clone()) });
+        Ok(())
+    }
+
+    /// Whether the name is free for this folder.
+    pub fn check(&self, profile: &Profile, folder: &Path) -> Result<(), RegistryError> {
         let name = &profile.personality;
         if let Some(place) = self.peers.get(name) {
             let still = profile_file::load(&place.folder).is_ok_and(|l| l.profile.personality == *name);
@@ -80,9 +97,6 @@ impl Registry {
                 return Err(RegistryError::Taken { name: name.clone(), folder: place.folder.clone() });
             }
         }
-        // A folder bears one name.
-        self.peers.retain(|n, p| n == name || p.folder != folder);
-        self.peers.insert(name.clone(), Place { folder: folder.into(), path, default_runtime: Some(profile.default_runtime.clone()) });
         Ok(())
     }
 }

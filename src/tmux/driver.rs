@@ -15,12 +15,11 @@ use crate::ports::Later;
 use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, StartSpec, Started, Submit, Terminal, TerminalError};
 use crate::sys::{process, wait};
 use nix::sys::signal::Signal;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::process::Command;
 
@@ -32,8 +31,10 @@ const SERVER_GRACE: Duration = Duration::from_secs(2);
 pub struct SpawnDriver {
     program: PathBuf,
     /// A directory of our own for texts on their way (each is unlinked before tmux starts).
+    #[cfg_attr(target_os = "linux", allow(dead_code, reason = "a text is in memory there"))]
     scratch: PathBuf,
     path: String,
+    #[cfg_attr(target_os = "linux", allow(dead_code, reason = "a text is in memory there"))]
     next: AtomicU64,
 }
 
@@ -55,9 +56,21 @@ impl SpawnDriver {
 
     /// A complete text as standard input. A pipe would hand tmux half a text if this process died while
     /// writing it, and the guarded paste would take the half for the whole.
+    #[cfg(target_os = "linux")]
     fn text_as_stdin(&self, text: &str) -> std::io::Result<File> {
-        let path = self.scratch.join(format!(".paste-{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed)));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        use nix::sys::memfd::{MFdFlags, memfd_create};
+        use std::io::Seek;
+        let mut file = File::from(memfd_create("iapeer-paste", MFdFlags::MFD_CLOEXEC)?);
+        file.write_all(text.as_bytes())?;
+        file.rewind()?;
+        Ok(file)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn text_as_stdin(&self, text: &str) -> std::io::Result<File> {
+        let path = self.scratch.join(format!(".paste-{}-{}", std::process::id(), self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)));
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         let written = file.write_all(text.as_bytes());
         let reader = File::open(&path);
         std::fs::remove_file(&path)?;

@@ -91,7 +91,7 @@ fn violations() -> Vec<String> {
             let target = inner.map(|p| p.split("::").next().unwrap());
             let allowed = match part.as_str() {
                 "core" => target.map_or(["serde", "serde_json", "regex", "sha2", "thiserror"].contains(&path.as_str()), |t| t == "core"),
-                "ports" => target.map_or(path == "chrono", |t| t == "core" || t == "ports"),
+                "ports" => target.map_or(["chrono", "thiserror"].contains(&path.as_str()), |t| t == "core" || t == "ports"),
                 "echo" => match inner {
                     Some(p) => p.starts_with("core::sanitize") || p.starts_with("echo"),
                     None => ["nix", "rustix", "signal_hook", "serde_json", "chrono"].contains(&path.as_str()),
@@ -147,6 +147,6 @@ fn only_the_command_line_prints() {
 
 #[test]
 fn no_file_grows_beyond_reading() {
-    let long: Vec<String> = sources().into_iter().map(|(name, text)| (name, text.lines().count())).filter(|(_, n)| *n > MAX_LINES).map(|(name, n)| format!("src/{name}: {n}")).collect();
+    let long: Vec<String> = sources().into_iter().filter(|(name, _)| !name.ends_with("tests.rs")).map(|(name, text)| (name, text.lines().count())).filter(|(_, n)| *n > MAX_LINES).map(|(name, n)| format!("src/{name}: {n}")).collect();
     assert!(long.is_empty(), "over {MAX_LINES} lines: {long:?}");
 }

@@ -109,10 +109,6 @@ impl Host {
         self.until("the daemon answers", || self.run(&["status"]).code == 0);
     }
 
-    pub fn daemon_pid(&self) -> i32 {
-        self.daemon.as_ref().expect("no daemon").id() as i32
-    }
-
     /// Ends the daemon as a crash would.
     pub fn kill_daemon(&mut self) {
         if let Some(mut child) = self.daemon.take() {

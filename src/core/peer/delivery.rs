@@ -217,6 +217,16 @@ impl Peer {
         }
     }
 
+    /// The record cannot be read any more: it is put aside, the next one goes.
+    pub(super) fn on_unreadable(&mut self, id: &MessageId, reason: String, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(flight) = self.flight.take_if(|f| f.id() == id) else { return };
+        let inc = self.inc();
+        fx.push(Effect::Notice { text: format!("message {id} from {} to {} was damaged on disk and put aside: {reason}", flight.entry.from, self.identity) });
+        fx.push(Effect::Report { inc, id: id.clone(), state: State::Dead, reason: Some("damaged".into()), evidence: None, attempt: flight.attempt });
+        fx.push(Effect::Quarantine { entry: flight.entry, reason });
+        self.look_at(now);
+    }
+
     /// A look while the message waits unpasted: paste bound to this look, or hold with its reason.
     pub(super) fn after_refusal(&mut self, look: &Look, already_bound: bool, now: Millis, fx: &mut Vec<Effect>) {
         let reason = obstacle(look);

@@ -32,6 +32,8 @@ pub enum Effect {
     // Without an outcome.
     /// Move the record to where it ended.
     Finish { entry: Entry, attempt: u32, inc: Incarnation, state: State, evidence: Option<Evidence>, reason: Option<String> },
+    /// Put a damaged record aside and say so once.
+    Quarantine { entry: Entry, reason: String },
     /// Give the message back to `new/`.
     Release { entry: Entry, how: Giveback },
     SetMarkers(Markers),

@@ -44,6 +44,8 @@ pub enum Event {
     /// The claim stands, with the attempt it is and the deaths charged to it so far.
     Claimed { id: MessageId, result: Result<(u32, u32), String> },
     Pasted { inc: Incarnation, id: MessageId, result: ActResult },
+    /// The record of the message in flight is damaged: there is nothing that could be typed.
+    Unreadable { id: MessageId, reason: String },
     Probed { inc: Incarnation, id: MessageId, result: ActResult },
     Submitted { inc: Incarnation, id: MessageId, attempt: u32, result: ActResult },
     Inquired { id: MessageId, found: Option<crate::core::message::Evidence> },

@@ -153,6 +153,10 @@ impl Peer {
                     self.judge_again(now);
                 }
             }
+            Event::Unreadable { id, reason } => {
+                self.finished(Doing::Paste);
+                self.on_unreadable(&id, reason, now, fx);
+            }
             Event::Probed { inc, id, result } => {
                 self.finished(Doing::Probe);
                 if self.is_current(inc) {
@@ -213,7 +217,7 @@ impl Peer {
     fn judge_again(&mut self, now: Millis) {
         if let Some(up) = self.up_mut().filter(|u| u.moved) {
             up.moved = false;
-            let soon = now + QUIET_MS;
+            let soon = now + if up.ready_at.is_none() { BOOT_LOOK_GAP_MS } else { QUIET_MS };
             up.look_due = Some(up.look_due.map_or(soon, |due| due.min(soon)));
         }
     }
@@ -262,6 +266,11 @@ impl Peer {
     }
 
     fn hook(&mut self, fact: HookFact, now: Millis, fx: &mut Vec<Effect>) {
+        // A look under way may have seen the screen from before this.
+        let acting = self.doing.is_some();
+        if let Some(up) = self.up_mut() {
+            up.moved |= acting;
+        }
         match fact {
             HookFact::SessionStarted => {
                 if let Some(up) = self.up_mut() {
