@@ -58,7 +58,10 @@ impl Client {
     }
 
     async fn call<T: DeserializeOwned>(&mut self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<T, Fault> {
-        let lost = |e: hyper::Error| Fault::new(Code::DaemonUnreachable, format!("the daemon went away during the call ({e})")).hint("try again; a repeated send with the same id is not doubled");
+        let lost = |e: hyper::Error| {
+            Fault::new(Code::DaemonUnreachable, format!("the daemon went away during the call ({e})"))
+                .hint("try again; a repeated send with the same id is not doubled")
+        };
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -72,13 +75,20 @@ impl Client {
             let bytes = response.into_body().collect().await.map_err(lost)?.to_bytes();
             Ok::<_, Fault>((status, bytes))
         };
-        let (status, bytes) = tokio::time::timeout(limit, exchange).await.map_err(|_| Fault::new(Code::Timeout, format!("no answer within {} s", limit.as_secs())))??;
+        let (status, bytes) =
+            tokio::time::timeout(limit, exchange).await.map_err(|_| Fault::new(Code::Timeout, format!("no answer within {} s", limit.as_secs())))??;
         if status.is_success() {
-            return serde_json::from_slice(&bytes).map_err(|e| Fault::new(Code::VersionSkew, format!("the daemon's answer was not understood: {e}")).hint("is the running daemon of another version? `iapeer status` tells"));
+            return serde_json::from_slice(&bytes).map_err(|e| {
+                Fault::new(Code::VersionSkew, format!("the daemon's answer was not understood: {e}"))
+                    .hint("is the running daemon of another version? `iapeer status` tells")
+            });
         }
         match serde_json::from_slice::<ErrorBody>(&bytes) {
             Ok(body) => Err(body.error),
-            Err(_) => Err(Fault::new(Code::Internal, format!("the daemon answered {status}: {}", String::from_utf8_lossy(&bytes).chars().take(200).collect::<String>()))),
+            Err(_) => Err(Fault::new(
+                Code::Internal,
+                format!("the daemon answered {status}: {}", String::from_utf8_lossy(&bytes).chars().take(200).collect::<String>()),
+            )),
         }
     }
 }

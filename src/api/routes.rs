@@ -194,7 +194,12 @@ struct MessageQuery {
     timeout_secs: Option<u64>,
 }
 
-async fn message(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(id): Path<String>, Params(query): Params<MessageQuery>) -> Answer<MessageView> {
+async fn message(
+    State(app): State<App>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(id): Path<String>,
+    Params(query): Params<MessageQuery>,
+) -> Answer<MessageView> {
     let id = message_id(&id)?;
     let view = router::message(&app.host, &id)?;
     match app.who(&caller) {

@@ -37,6 +37,7 @@ pub fn open(view: &AttachView, read_only: bool) -> Outcome {
         say(&format!("detached; {} goes on (`iapeer attach {}` comes back)", view.identity, view.identity.personality));
         Ok(Done::Ok)
     } else {
-        Err(Fault::new(Code::Conflict, format!("the terminal of {} could not be opened, or ended", view.identity)).hint(format!("`iapeer logs {}` shows what happened", view.identity)))
+        Err(Fault::new(Code::Conflict, format!("the terminal of {} could not be opened, or ended", view.identity))
+            .hint(format!("`iapeer logs {}` shows what happened", view.identity)))
     }
 }

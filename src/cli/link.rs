@@ -35,7 +35,8 @@ pub async fn connect_or_start(root: &Root) -> Result<Client, Fault> {
     // Whatever stops a daemon from starting is better said here than in its log.
     root.ensure().map_err(|e| Fault::new(Code::Invalid, e.to_string()))?;
     let log = root.logs().join("daemon.log");
-    let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(&log).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", log.display())));
+    let open =
+        || OpenOptions::new().append(true).create(true).mode(0o600).open(&log).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", log.display())));
     let program = std::env::current_exe().map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
     let (out, err) = (open()?, open()?);
     let mut command = Command::new(program);
@@ -58,7 +59,8 @@ pub async fn connect_or_start(root: &Root) -> Result<Client, Fault> {
             return Err(Fault::new(Code::DaemonUnreachable, format!("the daemon ended at once ({status}): {why}")).hint(format!("see {}", log.display())));
         }
         if began.elapsed() > START_LIMIT {
-            return Err(Fault::new(Code::DaemonUnreachable, format!("the daemon has not answered within {} s", START_LIMIT.as_secs())).hint(format!("see {}", log.display())));
+            return Err(Fault::new(Code::DaemonUnreachable, format!("the daemon has not answered within {} s", START_LIMIT.as_secs()))
+                .hint(format!("see {}", log.display())));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

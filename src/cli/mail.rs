@@ -23,7 +23,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 pub async fn send(root: &Root, args: SendArgs, as_json: bool) -> Outcome {
     let text = text_of(&args)?;
     if text.len() > TEXT_CAP {
-        return Err(Fault::new(Code::TooLarge, format!("the message has {} bytes, more than any configuration allows", text.len())).hint("write it to a file and send its path"));
+        return Err(Fault::new(Code::TooLarge, format!("the message has {} bytes, over every limit", text.len())).hint("write it to a file and send its path"));
     }
     let request = SendRequest {
         // Chosen here, so that a try after a lost answer is the same message.
@@ -69,7 +69,9 @@ fn text_of(args: &SendArgs) -> Result<String, Fault> {
         return Ok(text.clone());
     }
     let bytes = match args.message_file.as_deref() {
-        None => return Err(invalid("there is no message".into()).hint("give it as the last argument, with --message, or with --message-file (- is standard input)")),
+        None => {
+            return Err(invalid("there is no message".into()).hint("give it as the last argument, with --message, or with --message-file (- is standard input)"));
+        }
         Some("-") => {
             let mut bytes = Vec::new();
             std::io::stdin().lock().read_to_end(&mut bytes).map_err(|e| invalid(format!("standard input: {e}")))?;

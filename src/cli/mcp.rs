@@ -9,7 +9,10 @@ use crate::core::message::MessageId;
 use crate::daemon::router;
 use crate::runtime::hooks::TOOLS_LISTED;
 use crate::store::layout::Root;
-use rmcp::model::{CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool};
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities,
+    ServerConfig, Tool,
+};
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use serde::Deserialize;
@@ -133,7 +136,9 @@ impl Bridge {
             match tried {
                 Ok(view) => return Ok(json!({"id": view.id, "to": view.to, "state": view.state, "reason": view.reason})),
                 // The same id again is the same message.
-                Err(fault) if matches!(fault.code, Code::DaemonUnreachable | Code::Draining) && began.elapsed() < RETRY_FOR => tokio::time::sleep(RETRY_PAUSE).await,
+                Err(fault) if matches!(fault.code, Code::DaemonUnreachable | Code::Draining) && began.elapsed() < RETRY_FOR => {
+                    tokio::time::sleep(RETRY_PAUSE).await
+                }
                 Err(fault) => return Err(fault),
             }
         }

@@ -26,7 +26,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Parser)]
-#[command(name = "iapeer", version, about = "Coding agents as peers: an address, a durable mailbox, a supervised terminal", arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    name = "iapeer",
+    version,
+    about = "Coding agents as peers: an address, a durable mailbox, a supervised terminal",
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 struct Cli {
     /// Print data as JSON.
     #[arg(long, global = true)]

@@ -36,7 +36,8 @@ pub fn create(root: &Root, args: CreateArgs, as_json: bool) -> Outcome {
     let name: Personality = args.name.parse().map_err(invalid)?;
     let folder = args.path.unwrap_or_else(|| root.default_folder(name.as_str()));
     if profile_file::path_in(&folder).exists() {
-        return Err(Fault::new(Code::Conflict, format!("{} is a peer already", folder.display())).hint("`iapeer init` there changes it, another --path makes another peer"));
+        return Err(Fault::new(Code::Conflict, format!("{} is a peer already", folder.display()))
+            .hint("`iapeer init` there changes it, another --path makes another peer"));
     }
     let profile = make_peer(root, &folder, Some(name.as_str()), &args.profile, None)?;
     told(&profile, &folder, as_json);
@@ -45,7 +46,9 @@ pub fn create(root: &Root, args: CreateArgs, as_json: bool) -> Outcome {
 
 fn told(profile: &Profile, folder: &Path, as_json: bool) {
     if as_json {
-        json(&serde_json::json!({ "personality": profile.personality, "runtimes": profile.runtimes, "default_runtime": profile.default_runtime, "folder": folder }));
+        json(
+            &serde_json::json!({ "personality": profile.personality, "runtimes": profile.runtimes, "default_runtime": profile.default_runtime, "folder": folder }),
+        );
     } else {
         out(&format!("{} is a peer in {} ({})\n", profile.personality, folder.display(), profile.default_runtime));
     }
@@ -59,7 +62,9 @@ fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs,
     // A folder that is not there yet is made only when nothing speaks against it.
     let folder = match folder.canonicalize() {
         Ok(folder) => folder,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && name.is_some() && folder.file_name().is_some() => std::path::absolute(folder).map_err(|e| invalid(format!("{}: {e}", folder.display())))?,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && name.is_some() && folder.file_name().is_some() => {
+            std::path::absolute(folder).map_err(|e| invalid(format!("{}: {e}", folder.display())))?
+        }
         Err(e) => return Err(invalid(format!("{}: {e}", folder.display()))),
     };
     if std::env::var_os("HOME").map(PathBuf::from).and_then(|h| h.canonicalize().ok()).is_some_and(|home| home == folder) {
@@ -151,7 +156,8 @@ pub async fn runtime(root: &Root, words: Vec<String>, as_json: bool) -> Outcome 
         let command = super::Cli::command();
         let verbs = command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name);
         let close = near(word, verbs.chain(known.iter().copied()));
-        let hint = close.first().map_or_else(|| format!("`iapeer --help` shows the verbs; runtimes: {}", known.join(", ")), |c| format!("did you mean `iapeer {c}`?"));
+        let hint =
+            close.first().map_or_else(|| format!("`iapeer --help` shows the verbs; runtimes: {}", known.join(", ")), |c| format!("did you mean `iapeer {c}`?"));
         return Err(invalid(format!("{word:?} is neither a verb nor a runtime")).hint(hint));
     };
     let args = match RuntimeArgs::try_parse_from(&words[1..]) {
@@ -186,11 +192,16 @@ pub async fn runtime(root: &Root, words: Vec<String>, as_json: bool) -> Outcome 
 }
 
 fn ask(folder: &Path, runtime: &RuntimeName) -> Result<(), Fault> {
-    let refuse = || invalid(format!("{} is no peer yet", folder.display())).hint(format!("`iapeer {runtime} --yes` makes it one: the agent may then work in this folder, and the program's own question whether you trust it is answered with yes"));
+    let refuse = || {
+        invalid(format!("{} is no peer yet", folder.display())).hint(format!("`iapeer {runtime} --yes` makes it one: the agent may then work in this folder, and the program's own question whether you trust it is answered with yes"))
+    };
     if !std::io::stdin().is_terminal() {
         return Err(refuse());
     }
-    say(&format!("Make {} a peer that runs {runtime}? The agent may then work in this folder, and the program's own question whether you trust it is answered with yes. [y/N]", folder.display()));
+    say(&format!(
+        "Make {} a peer that runs {runtime}? The agent may then work in this folder, and the program's own question whether you trust it is answered with yes. [y/N]",
+        folder.display()
+    ));
     let mut answer = String::new();
     let _ = std::io::stdin().lock().read_line(&mut answer);
     if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") { Ok(()) } else { Err(refuse()) }

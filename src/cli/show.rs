@@ -18,7 +18,8 @@ async fn ask<T: DeserializeOwned>(root: &Root, path: &str, key: &str) -> Result<
         Ok(mut client) => Ok((client.get(path, ANSWER).await?, true)),
         Err(fault) if fault.code == Code::DaemonUnreachable => {
             let left = read_own(&root.daemon_state(), 256 * 1024 * 1024).map_err(|_| fault.clone())?;
-            let mut state: serde_json::Value = serde_json::from_slice(&left).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", root.daemon_state().display())))?;
+            let mut state: serde_json::Value =
+                serde_json::from_slice(&left).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", root.daemon_state().display())))?;
             let updated = state["status"]["updated"].as_str().unwrap_or("an unknown time").to_string();
             say(&format!("iapeer: no daemon runs; this is what the last one wrote at {updated}"));
             if let Some(status) = state["status"].as_object_mut() {
@@ -96,7 +97,20 @@ pub async fn status(root: &Root, as_json: bool) -> Outcome {
         let (p, m) = (&status.peers, &status.mail);
         out(&format!(
             "daemon  {health}, version {}, pid {}, since {}\nroot    {}\nsocket  {}\ntmux    {}\npeers   {} live, {} starting, {} asleep, {} stopped, {} held\nmail    {} waiting, {} held, {} dead\n",
-            status.version, status.pid, status.started, status.root.display(), status.socket.display(), status.tmux, p.live, p.starting, p.asleep, p.stopped, p.held, m.waiting, m.held, m.dead
+            status.version,
+            status.pid,
+            status.started,
+            status.root.display(),
+            status.socket.display(),
+            status.tmux,
+            p.live,
+            p.starting,
+            p.asleep,
+            p.stopped,
+            p.held,
+            m.waiting,
+            m.held,
+            m.dead
         ));
         for part in &status.degraded {
             out(&format!("degraded  {}\n", sanitize::line(part)));

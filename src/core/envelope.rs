@@ -25,7 +25,9 @@ pub fn fence_fits(fence: &str, body: &[u8]) -> bool {
 pub enum Carriage<'a> {
     Inline,
     /// Too large or not neutralisable for the composer: it lies in the recipient's inbox.
-    File { path: &'a str },
+    File {
+        path: &'a str,
+    },
 }
 
 /// Renders a message as the recipient reads it. `attempt` above 1 says `redelivered`.

@@ -17,7 +17,10 @@ pub enum Fact {
     TitleLacks(String),
     CursorShown,
     /// The cursor is where the last look saw it: nothing has been redrawn since.
-    CursorAt { x: u16, y: u16 },
+    CursorAt {
+        x: u16,
+        y: u16,
+    },
     /// At least one of these groups holds in full.
     Any(Vec<Vec<Fact>>),
 }

@@ -17,11 +17,58 @@ pub const SYSTEM: &str = "iapeer";
 
 /// Words of the command line and of the address space that no peer may bear.
 pub const RESERVED: &[&str] = &[
-    OPERATOR, SYSTEM, "all", "add-runtime", "approvals", "approve", "attach", "compact", "completions", "create",
-    "daemon", "default-runtime", "deny", "doctor", "echo-agent", "explain", "freeze", "help", "history", "hook", "import", "inbox",
-    "init", "interrupt", "keep", "list", "logs", "ls", "man", "mcp", "messages", "new", "queue", "refresh", "remove",
-    "rename", "runtimes", "schedules", "screen", "self-done", "self-fresh", "send", "service", "sessions", "start",
-    "status", "stop", "trust", "unfreeze", "verify", "version", "wait",
+    OPERATOR,
+    SYSTEM,
+    "all",
+    "add-runtime",
+    "approvals",
+    "approve",
+    "attach",
+    "compact",
+    "completions",
+    "create",
+    "daemon",
+    "default-runtime",
+    "deny",
+    "doctor",
+    "echo-agent",
+    "explain",
+    "freeze",
+    "help",
+    "history",
+    "hook",
+    "import",
+    "inbox",
+    "init",
+    "interrupt",
+    "keep",
+    "list",
+    "logs",
+    "ls",
+    "man",
+    "mcp",
+    "messages",
+    "new",
+    "queue",
+    "refresh",
+    "remove",
+    "rename",
+    "runtimes",
+    "schedules",
+    "screen",
+    "self-done",
+    "self-fresh",
+    "send",
+    "service",
+    "sessions",
+    "start",
+    "status",
+    "stop",
+    "trust",
+    "unfreeze",
+    "verify",
+    "version",
+    "wait",
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -247,29 +294,29 @@ pub type Incarnation = u64;
 
 /// Names within edit distance 2 of `wanted`, nearest first, for "did you mean".
 pub fn near<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let mut scored: Vec<(usize, &str)> = known
-        .into_iter()
-        .map(|k| (if k.starts_with(wanted) || wanted.starts_with(k) { 1 } else { distance(wanted, k) }, k))
-        .filter(|(d, _)| *d <= 2)
-        .collect();
+    let mut scored: Vec<(usize, &str)> =
+        known.into_iter().map(|k| (if k.starts_with(wanted) || wanted.starts_with(k) { 1 } else { distance(wanted, k) }, k)).filter(|(d, _)| *d <= 2).collect();
     scored.sort();
     scored.dedup();
     scored.into_iter().map(|(_, k)| k).take(3).collect()
 }
 
+/// Edits, insertions, deletions and swaps of neighbours that lead from one to the other.
 fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let mut best = (rows[i - 1][j] + 1).min(row[j - 1] + 1).min(rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]));
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
         }
+        rows.push(row);
     }
-    row[b.len()]
+    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -314,6 +361,7 @@ mod tests {
     #[test]
     fn near_names_come_nearest_first() {
         assert_eq!(near("bbo", ["bob", "alice", "bo"]), ["bo", "bob"]);
+        assert_eq!(near("sned", ["new", "send", "list"]), ["send", "new"]);
         assert!(near("zzzzzz", ["bob"]).is_empty());
     }
 }

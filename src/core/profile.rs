@@ -96,9 +96,26 @@ pub enum Managed {
 
 /// The keys of a profile, for "did you mean".
 pub const KNOWN_KEYS: &[&str] = &[
-    "personality", "runtimes", "default_runtime", "description", "intelligence", "initial_prompt", "wake_policy",
-    "resume", "approval_mode", "managed", "keep_alive", "at_most_once", "idle_secs", "max_age_secs", "env",
-    "env_passthrough", "args", "allow_from", "allow_to", "interfaces",
+    "personality",
+    "runtimes",
+    "default_runtime",
+    "description",
+    "intelligence",
+    "initial_prompt",
+    "wake_policy",
+    "resume",
+    "approval_mode",
+    "managed",
+    "keep_alive",
+    "at_most_once",
+    "idle_secs",
+    "max_age_secs",
+    "env",
+    "env_passthrough",
+    "args",
+    "allow_from",
+    "allow_to",
+    "interfaces",
 ];
 
 impl Profile {

@@ -116,7 +116,9 @@ pub enum Class {
 pub enum Composer {
     Absent,
     /// Nothing, or only the program's own placeholder or ghost suggestion.
-    Empty { row: usize },
+    Empty {
+        row: usize,
+    },
     /// Text that is not ours to touch.
     Text(String),
 }

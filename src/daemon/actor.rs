@@ -34,9 +34,14 @@ const RESTORE_PAUSE: Duration = Duration::from_secs(2);
 pub enum Inbox {
     Event(Event),
     /// The agent's program told something by a hook.
-    Heard { inc: Incarnation, heard: Heard },
+    Heard {
+        inc: Incarnation,
+        heard: Heard,
+    },
     /// The transcript grew.
-    Transcript { inc: Incarnation },
+    Transcript {
+        inc: Incarnation,
+    },
     /// Answered once everything that was told before has been taken in.
     Barrier(oneshot::Sender<()>),
 }
@@ -131,7 +136,21 @@ pub struct Actor {
 impl Actor {
     fn new(host: Arc<Host>, identity: Identity, inbox: mpsc::WeakSender<Inbox>, publish: watch::Sender<Snapshot>) -> Self {
         let peer = fresh_peer(&host, &identity);
-        Actor { host, identity, peer, live: None, message: None, spooled_ids: HashSet::new(), spool_files: Vec::new(), claim: None, tasks: JoinSet::new(), inbox, publish, last_failure: None, turn_sender: None }
+        Actor {
+            host,
+            identity,
+            peer,
+            live: None,
+            message: None,
+            spooled_ids: HashSet::new(),
+            spool_files: Vec::new(),
+            claim: None,
+            tasks: JoinSet::new(),
+            inbox,
+            publish,
+            last_failure: None,
+            turn_sender: None,
+        }
     }
 
     async fn run(&mut self, mut receiver: mpsc::Receiver<Inbox>) {

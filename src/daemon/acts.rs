@@ -46,7 +46,14 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
     let definition = actor.peer.definition.clone();
     match effect {
         Effect::Launch { inc, mode, cause, for_message } => {
-            host.lifecycle(Line::new("wake").with("identity", &identity).with("inc", inc).with("mode", mode.word()).with("cause", cause.word()).maybe("for", for_message.as_ref()));
+            host.lifecycle(
+                Line::new("wake")
+                    .with("identity", &identity)
+                    .with("inc", inc)
+                    .with("mode", mode.word())
+                    .with("cause", cause.word())
+                    .maybe("for", for_message.as_ref()),
+            );
             if let Some(id) = for_message {
                 host.ledger.change(&id, |v| v.woke = true);
             }
@@ -96,7 +103,9 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             });
         }
         Effect::Submit { inc, id, attempt, key, bound } => {
-            let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Submitted { inc, id, attempt, result: ActResult::Failed("no session".into()) }) };
+            let Some(pane) = pane(actor, inc) else {
+                return lost(actor, Event::Submitted { inc, id, attempt, result: ActResult::Failed("no session".into()) });
+            };
             let mut guard = taken_guard(actor, &definition, &id);
             guard.facts.extend(bound.into_iter().flat_map(|b| b.facts));
             actor.tasks.spawn(async move {
@@ -111,25 +120,33 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         Effect::Finish { entry, attempt, inc, state, evidence, reason } => {
             actor.message = None;
             let ending = Ending { state, evidence, reason, at: host.now_text(), attempt, incarnation: inc };
-            host.store.post("finish", move |store| {
-                let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
-                mailbox.finish(&*disk, &entry.key, &ending)
-            }).await;
+            host.store
+                .post("finish", move |store| {
+                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                    mailbox.finish(&*disk, &entry.key, &ending)
+                })
+                .await;
         }
         Effect::Quarantine { entry, reason } => {
             actor.message = None;
-            host.lifecycle(Line::new("registry").with("identity", &identity).with("action", "quarantined").with("file", entry.key.file_name()).with("reason", reason));
-            host.store.post("quarantine", move |store| {
-                let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
-                mailbox.put_aside(&*disk, &entry.key)
-            }).await;
+            host.lifecycle(
+                Line::new("registry").with("identity", &identity).with("action", "quarantined").with("file", entry.key.file_name()).with("reason", reason),
+            );
+            host.store
+                .post("quarantine", move |store| {
+                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                    mailbox.put_aside(&*disk, &entry.key)
+                })
+                .await;
         }
         Effect::Release { entry, how } => {
             actor.message = None;
-            host.store.post("release", move |store| {
-                let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
-                mailbox.release(&*disk, &entry.key, how)
-            }).await;
+            host.store
+                .post("release", move |store| {
+                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                    mailbox.release(&*disk, &entry.key, how)
+                })
+                .await;
         }
         Effect::SetMarkers(markers) => {
             let (dir, now) = (host.root.peer_state(&identity), host.now_text());
@@ -254,10 +271,13 @@ fn claim(actor: &mut Actor, host: Arc<Host>, inc: Incarnation, entry: Entry) {
     };
     let party = Party::Peer(record.identity);
     actor.tasks.spawn(async move {
-        let written = host.store.run(move |store| {
-            let (mailbox, disk) = store.mailbox(&party)?;
-            mailbox.claim(&*disk, &entry.key, claim)
-        }).await;
+        let written = host
+            .store
+            .run(move |store| {
+                let (mailbox, disk) = store.mailbox(&party)?;
+                mailbox.claim(&*disk, &entry.key, claim)
+            })
+            .await;
         host.set_degraded("store: a claim could not be written", written.is_err());
         match written {
             Ok(claim) => Outcome { event: Event::Claimed { id, result: Ok((claim.attempt, claim.deaths)) }, session: None, claim: Some(claim) },
@@ -296,7 +316,9 @@ async fn launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mode: M
 async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mode: &Mode) -> Result<SessionRecord, LaunchFault> {
     let other = |e: String| LaunchFault::Other(e);
     let definition = host.runtimes.get(&identity.runtime).map_err(LaunchFault::ProfileInvalid)?;
-    let (place, loaded) = host.profile(&identity.personality).map_err(|e| if host.place(&identity.personality).is_some_and(|p| !p.folder.is_dir()) { LaunchFault::FolderGone(e) } else { LaunchFault::ProfileInvalid(e) })?;
+    let (place, loaded) = host.profile(&identity.personality).map_err(|e| {
+        if host.place(&identity.personality).is_some_and(|p| !p.folder.is_dir()) { LaunchFault::FolderGone(e) } else { LaunchFault::ProfileInvalid(e) }
+    })?;
     let var: &(dyn Fn(&str) -> Option<String> + Sync) = &|name: &str| std::env::var(name).ok();
     let path = if place.path.is_empty() { var("PATH").unwrap_or_default() } else { place.path.clone() };
     let host_env = host_env(host).map_err(LaunchFault::ProfileInvalid)?;
@@ -326,7 +348,13 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mod
     };
     let file = launch::compose(&plan).map_err(LaunchFault::ProfileInvalid)?;
     let wanted = override_bin(identity).unwrap_or_else(|| file.argv[0].clone());
-    let program = process::find_program(&wanted, &path).ok_or_else(|| LaunchFault::MissingBinary(format!("{wanted} is not installed, or not in the PATH of this peer ({path}); install it, then run `iapeer {}` in {} so that your PATH is taken over", identity.runtime, place.folder.display())))?;
+    let program = process::find_program(&wanted, &path).ok_or_else(|| {
+        LaunchFault::MissingBinary(format!(
+            "{wanted} is not installed, or not in the PATH of this peer ({path}); install it, then run `iapeer {}` in {} so that your PATH is taken over",
+            identity.runtime,
+            place.folder.display()
+        ))
+    })?;
     let mut file = file;
     file.argv[0] = program.to_string_lossy().into_owned();
 

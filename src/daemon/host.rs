@@ -158,7 +158,11 @@ impl Host {
         let place = self.place(personality).ok_or_else(|| format!("{personality} is in no registry"))?;
         let loaded = self.read_profile(&place.folder)?;
         if loaded.profile.personality != *personality {
-            return Err(format!("{} says personality {}, the registry says {personality}; run `iapeer init` in that folder", profile_file::path_in(&place.folder).display(), loaded.profile.personality));
+            return Err(format!(
+                "{} says personality {}, the registry says {personality}; run `iapeer init` in that folder",
+                profile_file::path_in(&place.folder).display(),
+                loaded.profile.personality
+            ));
         }
         lock(&self.good).insert(personality.clone(), loaded.profile.clone());
         Ok((place, loaded))

@@ -3,8 +3,8 @@
 //! A projection: the records on disk are the truth, and what ended before this daemon started is read
 //! from them when somebody asks.
 
-use crate::core::Millis;
 use crate::api::shapes::{Answer, MessageView};
+use crate::core::Millis;
 use crate::core::message::{Evidence, Key, Message, MessageId, State};
 use crate::core::names::Party;
 use std::collections::HashMap;

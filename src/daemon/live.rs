@@ -41,7 +41,8 @@ impl Live {
         let pane = PaneRef { socket: record.socket.clone(), pane: record.pane.clone(), keeper_pid: record.keeper.pid, incarnation: record.incarnation };
         let exits = host.root.peer_state(&record.identity).join("exits");
         let death = host.tracker.spawn(watch_death(record.clone(), exits, inbox.clone())).abort_handle();
-        let mut live = Live { record, pane, tail: None, inbox, output: None, transcript: None, output_pending: Arc::default(), transcript_pending: Arc::default(), death };
+        let mut live =
+            Live { record, pane, tail: None, inbox, output: None, transcript: None, output_pending: Arc::default(), transcript_pending: Arc::default(), death };
         if definition.transcript.is_some() {
             live.watch_transcript(host);
         }

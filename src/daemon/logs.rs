@@ -14,8 +14,24 @@ use std::sync::{Mutex, PoisonError};
 
 /// The events of `lifecycle.log`. A test compares this with the docs.
 pub const LIFECYCLE_EVENTS: &[&str] = &[
-    "wake", "ready", "wake-failed", "death", "crash-loop", "backoff", "held", "released", "stop", "start", "new",
-    "adopted", "stray-ended", "registry", "profile", "daemon-start", "daemon-stop", "notice",
+    "wake",
+    "ready",
+    "wake-failed",
+    "death",
+    "crash-loop",
+    "backoff",
+    "held",
+    "released",
+    "stop",
+    "start",
+    "new",
+    "adopted",
+    "stray-ended",
+    "registry",
+    "profile",
+    "daemon-start",
+    "daemon-stop",
+    "notice",
 ];
 
 /// One line being built.

@@ -49,7 +49,8 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
 pub async fn run(root: Root) -> Result<(), Fault> {
     let invalid = |e: String| Fault::new(Code::Invalid, e);
     root.ensure().map_err(|e| invalid(e.to_string()))?;
-    let settings = config_file::load(&root, |n| std::env::var(n).ok()).map_err(|e| invalid(e.to_string()).hint("nothing was started; correct the setting and start again"))?;
+    let settings = config_file::load(&root, |n| std::env::var(n).ok())
+        .map_err(|e| invalid(e.to_string()).hint("nothing was started; correct the setting and start again"))?;
     let _lock = single_instance(&root).await?;
     let path = std::env::var("PATH").unwrap_or_default();
     let (driver, tmux_version) = SpawnDriver::find(root.run(), path).map_err(|e| tmux_fault(&e))?;
@@ -76,7 +77,13 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     adopt_all(&host).await;
 
     let listener = listen(&root)?;
-    host.lifecycle(Line::new("daemon-start").with("version", env!("CARGO_PKG_VERSION")).with("pid", std::process::id()).with("tmux", &host.tmux_version).with("peers", host.handles().len()));
+    host.lifecycle(
+        Line::new("daemon-start")
+            .with("version", env!("CARGO_PKG_VERSION"))
+            .with("pid", std::process::id())
+            .with("tmux", &host.tmux_version)
+            .with("peers", host.handles().len()),
+    );
     let writer = tokio::spawn(state_file::keep_written(host.clone(), shutdown.clone()));
     let app = App { host: host.clone(), shutdown: shutdown.clone(), end_sessions: end_sessions.clone() };
     let service = routes::router(app).into_make_service_with_connect_info::<Caller>();
@@ -93,7 +100,9 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     let _ = writer.await;
     // Everything posted before is on disk once this job has run.
     let _ = host.store.run(|_| Ok(())).await;
-    host.lifecycle(Line::new("daemon-stop").with("pid", std::process::id()).with("sessions", if end_sessions.load(Ordering::SeqCst) { "ended" } else { "kept" }));
+    host.lifecycle(
+        Line::new("daemon-stop").with("pid", std::process::id()).with("sessions", if end_sessions.load(Ordering::SeqCst) { "ended" } else { "kept" }),
+    );
     let _ = std::fs::remove_file(root.api_socket());
     Ok(())
 }
@@ -128,7 +137,8 @@ async fn single_instance(root: &Root) -> Result<File, Fault> {
         file.rewind().and_then(|()| file.read_to_string(&mut told)).map_err(fail)?;
         let pid = told.strip_prefix("pid ").and_then(|t| t.split(',').next()).and_then(|p| p.parse().ok());
         if pid.and_then(crate::sys::process::reference).is_some() || tokio::time::Instant::now() >= deadline {
-            return Err(Fault::new(Code::Conflict, format!("a daemon runs already: {}, socket {}", told.trim(), root.api_socket().display())).hint("`iapeer status` shows it, `iapeer daemon stop` ends it"));
+            return Err(Fault::new(Code::Conflict, format!("a daemon runs already: {}, socket {}", told.trim(), root.api_socket().display()))
+                .hint("`iapeer status` shows it, `iapeer daemon stop` ends it"));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

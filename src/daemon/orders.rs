@@ -29,7 +29,9 @@ pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh:
         None if snapshot.stopped => handle.order(Event::New { by: "operator".into() }).await,
         None => {
             if cause == WantedBy::Attach && !fresh && !resumable(host, &handle.identity) {
-                return Err(Fault::new(Code::NothingToResume, format!("{} has no earlier conversation to resume", handle.identity)).hint("`--fresh` starts a new one"));
+                return Err(
+                    Fault::new(Code::NothingToResume, format!("{} has no earlier conversation to resume", handle.identity)).hint("`--fresh` starts a new one")
+                );
             }
             handle.order(Event::Want(if fresh { WantedBy::FolderLaunch } else { cause })).await;
         }
@@ -39,10 +41,13 @@ pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh:
     let failed = |s: &Snapshot| s.session.is_none() && s.at_rest && s.state == "held";
     let seen = handle.wait_until(PATIENCE, |s| up(s) || (woke && failed(s))).await.unwrap_or_else(|| handle.snapshot());
     match (seen.session, seen.incarnation) {
-        (Some((socket, pane)), Some(incarnation)) => Ok(AttachView { identity: handle.identity.clone(), incarnation, tmux: host.tmux_program.clone(), socket, pane, woke }),
+        (Some((socket, pane)), Some(incarnation)) => {
+            Ok(AttachView { identity: handle.identity.clone(), incarnation, tmux: host.tmux_program.clone(), socket, pane, woke })
+        }
         _ => {
             let why = seen.last_failure.or(seen.reason).unwrap_or_else(|| "it did not come up in time".into());
-            Err(Fault::new(Code::WakeFailed, format!("{} could not be started: {why}", handle.identity)).hint(format!("`iapeer logs {}` shows what happened", handle.identity)))
+            Err(Fault::new(Code::WakeFailed, format!("{} could not be started: {why}", handle.identity))
+                .hint(format!("`iapeer logs {}` shows what happened", handle.identity)))
         }
     }
 }
@@ -171,7 +176,8 @@ pub async fn screen(host: &Arc<Host>, handle: &PeerHandle) -> Result<ScreenView,
     let saved = host.root.peer_state(&handle.identity).join("last-screen.txt");
     match crate::store::disk::read_own(&saved, 16 * 1024 * 1024) {
         Ok(bytes) => Ok(ScreenView { identity: handle.identity.clone(), text: String::from_utf8_lossy(&bytes).into_owned(), live: false }),
-        Err(_) => Err(Fault::new(Code::Conflict, format!("{} has no terminal and left no screen", handle.identity)).hint(format!("`iapeer start {}` starts it", handle.identity))),
+        Err(_) => Err(Fault::new(Code::Conflict, format!("{} has no terminal and left no screen", handle.identity))
+            .hint(format!("`iapeer start {}` starts it", handle.identity))),
     }
 }
 

@@ -1,14 +1,14 @@
 //! What the disk and the processes say of one identity when its actor starts: adopt, or find the loss.
 
+use super::acts;
 use super::host::Host;
 use super::ledger::view_of;
-use super::acts;
 use super::live;
 use super::logs::Line;
-use crate::keeper::record::StartRecord;
 use crate::core::message::MessageId;
 use crate::core::names::{Identity, Party};
 use crate::core::peer::event::{Adopted, DeathCause, HookFact, Restored};
+use crate::keeper::record::StartRecord;
 use crate::runtime::hooks::{self, Heard};
 use crate::store::mailbox::{Scan, read_record};
 use crate::store::peer_state::{PeerState, SessionRecord};
@@ -32,7 +32,15 @@ pub struct Found {
 }
 
 pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
-    let mut found = Found { restored: Restored::default(), session: None, quarantined: Vec::new(), heard: Vec::new(), spooled_ids: HashSet::new(), spool_files: Vec::new(), failure: None };
+    let mut found = Found {
+        restored: Restored::default(),
+        session: None,
+        quarantined: Vec::new(),
+        heard: Vec::new(),
+        spooled_ids: HashSet::new(),
+        spool_files: Vec::new(),
+        failure: None,
+    };
     match read_disk(host, identity).await {
         Ok((restored, record, scan)) => {
             found.restored = restored;

@@ -67,11 +67,8 @@ pub fn resolve(host: &Arc<Host>, address: &str) -> Result<PeerHandle, Fault> {
     let personality: Personality = address.parse().map_err(|_| unknown())?;
     let place = registry.peers.get(&personality).ok_or_else(unknown)?;
     let (default, runtimes) = host.runtimes_of(&personality, place);
-    let live: Vec<PeerHandle> = runtimes
-        .iter()
-        .map(|r| host.handle(&Identity::new(r.clone(), personality.clone())))
-        .filter(|h| h.snapshot().session.is_some())
-        .collect();
+    let live: Vec<PeerHandle> =
+        runtimes.iter().map(|r| host.handle(&Identity::new(r.clone(), personality.clone()))).filter(|h| h.snapshot().session.is_some()).collect();
     match live.as_slice() {
         [one] => Ok(one.clone()),
         _ => Ok(host.handle(&Identity::new(default, personality))),
@@ -158,7 +155,8 @@ fn check(host: &Host, request: &SendRequest, body: &[u8]) -> Result<(), Fault> {
         return Err(Fault::new(Code::Invalid, "the message is empty"));
     }
     if body.len() > limits.body_bytes {
-        return Err(Fault::new(Code::TooLarge, format!("the message has {} bytes, the limit is {}", body.len(), limits.body_bytes)).hint("write it to a file and send its path, or raise limits.body_bytes in config.yaml"));
+        return Err(Fault::new(Code::TooLarge, format!("the message has {} bytes, the limit is {}", body.len(), limits.body_bytes))
+            .hint("write it to a file and send its path, or raise limits.body_bytes in config.yaml"));
     }
     if let Some(topic) = &request.topic {
         if topic.is_empty() || topic.chars().count() > limits.topic_chars || topic.chars().any(sanitize::is_control) {
@@ -167,7 +165,10 @@ fn check(host: &Host, request: &SendRequest, body: &[u8]) -> Result<(), Fault> {
     }
     let floor = limits.disk_floor_mib * 1024 * 1024;
     match host.disk.free_bytes(host.root.base()) {
-        Ok(free) if free < floor => Err(Fault::new(Code::DiskFull, format!("{} MiB are free, mail is refused below {} MiB", free / (1024 * 1024), limits.disk_floor_mib)).hint("free some space, then send again")),
+        Ok(free) if free < floor => {
+            Err(Fault::new(Code::DiskFull, format!("{} MiB are free, mail is refused below {} MiB", free / (1024 * 1024), limits.disk_floor_mib))
+                .hint("free some space, then send again"))
+        }
         _ => Ok(()),
     }
 }
@@ -187,10 +188,13 @@ async fn admit(host: &Arc<Host>, handle: &PeerHandle, request: &SendRequest) -> 
     let limits = &host.settings.limits;
     let snapshot = handle.wait_until(Duration::from_secs(10), |s| s.restored).await.unwrap_or_else(|| handle.snapshot());
     if snapshot.stopped && !request.queue {
-        return Err(Fault::new(Code::PeerStopped, format!("{} is stopped", handle.identity)).hint(format!("`iapeer start {}` starts it, `--queue` leaves the message for then", handle.identity)));
+        return Err(Fault::new(Code::PeerStopped, format!("{} is stopped", handle.identity))
+            .hint(format!("`iapeer start {}` starts it, `--queue` leaves the message for then", handle.identity)));
     }
     if snapshot.waiting.len() >= limits.waiting_per_peer {
-        let mut fault = Fault::new(Code::QueueFull, format!("{} messages wait for {}, the limit is {}", snapshot.waiting.len(), handle.identity, limits.waiting_per_peer)).hint(format!("`iapeer status` and `iapeer screen {}` tell why it does not take them", handle.identity));
+        let mut fault =
+            Fault::new(Code::QueueFull, format!("{} messages wait for {}, the limit is {}", snapshot.waiting.len(), handle.identity, limits.waiting_per_peer))
+                .hint(format!("`iapeer status` and `iapeer screen {}` tell why it does not take them", handle.identity));
         fault.retry_after_ms = Some(5_000);
         return Err(fault);
     }
@@ -340,7 +344,10 @@ pub fn read_inbox(disk: &dyn Disk, root: &Root, all: bool) -> Vec<Mail> {
             let m = read_record(disk, &queue, &key, &["new", "done"]).ok()?;
             let acknowledged = queue.join("done").join(key.file_name()).exists();
             let text = sanitize::body(&m.body);
-            Some((key, Mail { id: m.id, from: m.from, intelligence: m.intelligence, topic: m.topic, in_reply_to: m.in_reply_to, sent: m.sent, text, acknowledged }))
+            Some((
+                key,
+                Mail { id: m.id, from: m.from, intelligence: m.intelligence, topic: m.topic, in_reply_to: m.in_reply_to, sent: m.sent, text, acknowledged },
+            ))
         })
         .collect();
     mail.sort_by_key(|(key, _)| key.seq);

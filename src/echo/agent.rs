@@ -55,7 +55,8 @@ pub fn run(options: Options) -> io::Result<i32> {
     read_terminal(sender.clone());
     watch_size(sender)?;
     let view = View { history, session_id: options.session_id.clone(), ..View::default() };
-    let mut agent = Agent { options, view, transcript, input, parser: Parser::default(), keys: VecDeque::new(), pastes: 0, queued: VecDeque::new(), closed: false };
+    let mut agent =
+        Agent { options, view, transcript, input, parser: Parser::default(), keys: VecDeque::new(), pastes: 0, queued: VecDeque::new(), closed: false };
     agent.hook("SessionStart", json!({"source": if agent.options.resume { "resume" } else { "startup" }}));
     let code = agent.main_loop();
     print("\x1b[?2004l\x1b[?1049l");

@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 pub struct Transcript {
@@ -16,7 +16,7 @@ pub struct Transcript {
 
 impl Transcript {
     pub fn open(dir: &Path, session_id: &str, must_exist: bool) -> io::Result<Self> {
-        std::fs::create_dir_all(dir)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         let path = dir.join(format!("{session_id}.jsonl"));
         let file = OpenOptions::new().append(true).create(!must_exist).mode(0o600).open(&path)?;
         Ok(Transcript { path, file })
@@ -41,6 +41,10 @@ impl Transcript {
     /// The texts of earlier user turns, oldest first.
     pub fn earlier(path: &Path) -> Vec<String> {
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).filter(|v| v["role"] == "user").filter_map(|v| v["text"].as_str().map(String::from)).collect()
+        text.lines()
+            .filter_map(|l| serde_json::from_str::<Value>(l).ok())
+            .filter(|v| v["role"] == "user")
+            .filter_map(|v| v["text"].as_str().map(String::from))
+            .collect()
     }
 }

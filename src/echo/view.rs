@@ -21,7 +21,10 @@ pub struct View {
 pub enum Part {
     Typed(String),
     /// Shown as a placeholder, submitted as what it is.
-    Pasted { text: String, number: usize },
+    Pasted {
+        text: String,
+        number: usize,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,17 +35,23 @@ pub struct Dialog {
 
 impl View {
     pub fn composed(&self) -> String {
-        self.composer.iter().map(|p| match p {
-            Part::Typed(t) => t.as_str(),
-            Part::Pasted { text, .. } => text.as_str(),
-        }).collect()
+        self.composer
+            .iter()
+            .map(|p| match p {
+                Part::Typed(t) => t.as_str(),
+                Part::Pasted { text, .. } => text.as_str(),
+            })
+            .collect()
     }
 
     fn shown_composer(&self) -> String {
-        self.composer.iter().map(|p| match p {
-            Part::Typed(t) => t.clone(),
-            Part::Pasted { text, number } => format!("[pasted text #{number}, {} bytes]", text.len()),
-        }).collect()
+        self.composer
+            .iter()
+            .map(|p| match p {
+                Part::Typed(t) => t.clone(),
+                Part::Pasted { text, number } => format!("[pasted text #{number}, {} bytes]", text.len()),
+            })
+            .collect()
     }
 
     pub fn paste(&mut self, text: String, number: usize) {

@@ -43,13 +43,33 @@ pub fn run(launch_file: &Path) -> io::Result<i32> {
 
     let mut command = Command::new(&launch.argv[0]);
     command.args(&launch.argv[1..]).current_dir(&launch.cwd).env_clear().envs(&launch.env);
-    let mut start = StartRecord { protocol: PROTOCOL, identity: launch.identity.clone(), incarnation: launch.incarnation, keeper: me, agent: None, at: now(), boot_id: clock::boot_id() };
+    let mut start = StartRecord {
+        protocol: PROTOCOL,
+        identity: launch.identity.clone(),
+        incarnation: launch.incarnation,
+        keeper: me,
+        agent: None,
+        at: now(),
+        boot_id: clock::boot_id(),
+    };
     start.write(&launch.exits)?;
     let child = match spawn::foreground(&mut command, launch.umask) {
         Ok(child) => child,
         Err(error) => {
             let text = format!("cannot start {}: {error}", launch.argv[0]);
-            ExitRecord { protocol: PROTOCOL, incarnation: launch.incarnation, code: None, signal: None, error: Some(text.clone()), at: now(), user_ms: 0, system_ms: 0, max_rss_kib: 0, left_over: 0 }.write(&launch.exits)?;
+            ExitRecord {
+                protocol: PROTOCOL,
+                incarnation: launch.incarnation,
+                code: None,
+                signal: None,
+                error: Some(text.clone()),
+                at: now(),
+                user_ms: 0,
+                system_ms: 0,
+                max_rss_kib: 0,
+                left_over: 0,
+            }
+            .write(&launch.exits)?;
             return Err(io::Error::new(error.kind(), text));
         }
     };

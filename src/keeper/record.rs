@@ -41,7 +41,10 @@ impl LaunchFile {
         std::fs::remove_file(path)?;
         let launch: LaunchFile = serde_json::from_slice(&bytes).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", path.display())))?;
         if launch.argv.is_empty() || launch.protocol != PROTOCOL {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{}: protocol {} with {} arguments, expected protocol {PROTOCOL}", path.display(), launch.protocol, launch.argv.len())));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}: protocol {} with {} arguments, expected protocol {PROTOCOL}", path.display(), launch.protocol, launch.argv.len()),
+            ));
         }
         Ok(launch)
     }

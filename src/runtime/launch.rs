@@ -17,8 +17,19 @@ use std::path::{Path, PathBuf};
 /// Variables a peer inherits from the daemon; everything else needs `env_passthrough`, `<root>/env` or
 /// the profile's `env`.
 const INHERITED: &[&str] = &[
-    "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME",
-    "XDG_CACHE_HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_CACHE_HOME",
+    "XDG_STATE_HOME",
+    "XDG_RUNTIME_DIR",
 ];
 /// The terminal that our tmux servers are.
 const TERM: &str = "tmux-256color";
@@ -197,10 +208,7 @@ pub struct Known {
 
 /// What an agent is told about being a peer.
 pub fn system_prompt(identity: &Identity, profile: &Profile, doctrine: Option<&str>, roster: &[Known]) -> String {
-    let mut text = format!(
-        "You are the peer `{}` (address {identity}) on a host where several agents work side by side.\n",
-        identity.personality
-    );
+    let mut text = format!("You are the peer `{}` (address {identity}) on a host where several agents work side by side.\n", identity.personality);
     if !profile.description.is_empty() {
         text += &format!("Your description, as others see it: {}\n", profile.description);
     }

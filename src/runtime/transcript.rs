@@ -81,7 +81,9 @@ mod tests {
         let model = format!(r#"{{"type":"assistant","message":{{"role":"assistant","content":"{quoted}"}}}}"#);
         assert_eq!(read(&claude, &model), None);
         let codex = runtimes.get(&"codex".parse::<RuntimeName>().unwrap()).unwrap();
-        let user = format!(r#"{{"type":"event_msg","payload":{{"type":"item_completed","item":{{"type":"UserMessage","content":[{{"type":"text","text":"{quoted}"}}]}}}}}}"#);
+        let user = format!(
+            r#"{{"type":"event_msg","payload":{{"type":"item_completed","item":{{"type":"UserMessage","content":[{{"type":"text","text":"{quoted}"}}]}}}}}}"#
+        );
         assert_eq!(read(&codex, &user), Some(Said::UserTurn(vec![id])));
         assert_eq!(read(&codex, r#"{"type":"event_msg","payload":{"type":"turn_aborted"}}"#), Some(Said::TurnEnd));
     }

@@ -32,7 +32,9 @@ pub enum RootError {
     Foreign(PathBuf),
     #[error("{path} is open to others (mode {mode:o}); run: chmod go-rwx {path}")]
     Open { path: PathBuf, mode: u32 },
-    #[error("the socket path {path} is {len} bytes long, the system allows {SOCKET_PATH_MAX}; set IAPEER_SOCK_DIR to a shorter directory of your own, or IAPEER_ROOT to a shorter root")]
+    #[error(
+        "the socket path {path} is {len} bytes long, the system allows {SOCKET_PATH_MAX}; set IAPEER_SOCK_DIR to a shorter directory of your own, or IAPEER_ROOT to a shorter root"
+    )]
     SocketPath { path: PathBuf, len: usize },
 }
 
@@ -60,7 +62,16 @@ impl Root {
 
     /// Creates what is missing, refuses what others can write, checks the socket paths.
     pub fn ensure(&self) -> Result<(), RootError> {
-        for dir in [self.base.clone(), self.sockets.clone(), self.peers_state(), self.hook_spool(), self.logs(), self.base.join("runtimes"), self.base.join("peers"), self.run()] {
+        for dir in [
+            self.base.clone(),
+            self.sockets.clone(),
+            self.peers_state(),
+            self.hook_spool(),
+            self.logs(),
+            self.base.join("runtimes"),
+            self.base.join("peers"),
+            self.run(),
+        ] {
             create_dir(&dir).map_err(|source| RootError::Create { path: dir.clone(), source })?;
         }
         for dir in [&self.base, &self.sockets] {

@@ -11,6 +11,7 @@ use crate::core::record;
 use crate::ports::disk::Disk;
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const FOLDERS: [&str; 7] = ["tmp", "new", "cur", "held", "done", "dead", "corrupt"];
@@ -19,6 +20,8 @@ const SEQ_BLOCK: u64 = 1000;
 /// A record is at most a body of 1 MiB with its header; anything larger is not ours.
 const RECORD_CAP: u64 = 64 * 1024 * 1024;
 const PEEK: u64 = 16 * 1024;
+/// Longest file name of the usual file systems.
+const NAME_BYTES: usize = 255;
 
 pub struct Mailbox {
     dir: PathBuf,
@@ -52,7 +55,10 @@ impl Mailbox {
         }
         let dir = mailbox.dir;
         let stored = match disk.read(&dir.join("seq"), 64) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold a number", dir.join("seq").display())))?,
+            Ok(bytes) => String::from_utf8_lossy(&bytes)
+                .trim()
+                .parse()
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold a number", dir.join("seq").display())))?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
             Err(e) => return Err(e),
         };
@@ -184,13 +190,18 @@ impl Mailbox {
     }
 
     fn quarantine(&self, disk: &dyn Disk, folder: &str, name: &OsStr) -> io::Result<()> {
-        // Cut, so that a number still fits behind the longest name.
-        let stem: String = name.to_string_lossy().chars().filter(|c| !c.is_control()).take(50).collect();
-        let target = (0..).map(|n| self.dir.join("corrupt").join(if n == 0 { stem.clone() } else { format!("{stem}.{n}") }));
-        match target.into_iter().find(|t| t.symlink_metadata().is_err()) {
-            Some(target) => disk.rename(&self.dir.join(folder).join(name), &target),
-            None => Ok(()),
-        }
+        let numbered = |n: u64| {
+            if n == 0 {
+                return name.to_os_string();
+            }
+            // Cut, so that the number still fits behind the longest name.
+            let bytes = name.as_bytes();
+            let mut cut = OsStr::from_bytes(&bytes[..bytes.len().min(NAME_BYTES - 21)]).to_os_string();
+            cut.push(format!(".{n}"));
+            cut
+        };
+        let target = (0..).map(|n| self.dir.join("corrupt").join(numbered(n))).find(|t| t.symlink_metadata().is_err());
+        target.map_or(Ok(()), |t| disk.rename(&self.dir.join(folder).join(name), &t))
     }
 
     /// Puts a record aside that turned out to be damaged after it was claimed.
@@ -250,7 +261,11 @@ impl Mailbox {
         let bytes = serde_json::to_vec(ending).map_err(io::Error::other)?;
         // A delivered message whose note a power cut takes is found again by its evidence; a decision
         // to give up is not.
-        if folder == "done" { disk.create(&note, &bytes)? } else { disk.create_synced(&note, &bytes)? }
+        if folder == "done" {
+            disk.create(&note, &bytes)?
+        } else {
+            disk.create_synced(&note, &bytes)?
+        }
         let target = self.dir.join(folder).join(&name);
         let from_cur = disk.rename(&self.dir.join("cur").join(&name), &target);
         if from_cur.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
@@ -260,7 +275,6 @@ impl Mailbox {
         }
         remove_if_there(disk, &self.claim_path(key))
     }
-
 }
 
 /// Reads a whole record, checked, from the first of these folders of `queue/` that has it.

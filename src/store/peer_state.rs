@@ -73,7 +73,9 @@ impl<'a> PeerState<'a> {
 
     fn json<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
         match self.disk.read(&self.dir.join(name), CAP) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", self.dir.join(name).display()))),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {e}", self.dir.join(name).display()))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
@@ -149,7 +151,10 @@ impl<'a> PeerState<'a> {
 
     pub fn incarnation(&self) -> io::Result<Incarnation> {
         match self.disk.read(&self.dir.join("incarnation"), 64) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).trim().parse().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold a number", self.dir.join("incarnation").display()))),
+            Ok(bytes) => String::from_utf8_lossy(&bytes)
+                .trim()
+                .parse()
+                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold a number", self.dir.join("incarnation").display()))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
             Err(e) => Err(e),
         }

@@ -63,7 +63,8 @@ pub fn save(folder: &Path, profile: &Profile) -> Result<(), ProfileError> {
     create_dir(&dir).map_err(fail)?;
     let ignore = dir.join(".gitignore");
     if !ignore.exists() {
-        replace(&OsDisk, &ignore, b"# What iapeer writes here is of this machine only; the profile may be committed.\n*\n!.gitignore\n!peer.yaml\n").map_err(fail)?;
+        replace(&OsDisk, &ignore, b"# What iapeer writes here is of this machine only; the profile may be committed.\n*\n!.gitignore\n!peer.yaml\n")
+            .map_err(fail)?;
     }
     let text = serde_yaml::to_string(profile).map_err(|e| ProfileError::Invalid { path: path.clone(), message: e.to_string() })?;
     replace(&OsDisk, &path, text.as_bytes()).map_err(fail)

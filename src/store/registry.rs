@@ -4,8 +4,8 @@
 use super::disk::{OsDisk, read_own, replace};
 use super::layout::Root;
 use super::profile_file;
-use crate::core::profile::Profile;
 use crate::core::names::{Personality, RuntimeName};
+use crate::core::profile::Profile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -46,7 +46,11 @@ pub fn load(root: &Root) -> Registry {
     registry.v = 1;
     for entry in std::fs::read_dir(root.base().join("peers")).into_iter().flatten().flatten() {
         if let Ok(found) = profile_file::load(&entry.path()) {
-            registry.peers.entry(found.profile.personality).or_insert(Place { folder: entry.path(), path: String::new(), default_runtime: Some(found.profile.default_runtime) });
+            registry.peers.entry(found.profile.personality).or_insert(Place {
+                folder: entry.path(),
+                path: String::new(),
+                default_runtime: Some(found.profile.default_runtime),
+            });
         }
     }
     registry

@@ -24,7 +24,13 @@ pub fn leave(spool: &Path, report: &HookReport, unique: &str) -> io::Result<()> 
 
 /// All reports, oldest first, with their files. What is not a report is left where it is.
 pub fn read(spool: &Path) -> Vec<(PathBuf, HookReport)> {
-    let mut names: Vec<String> = std::fs::read_dir(spool).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with("hook-") && n.ends_with(".json")).collect();
+    let mut names: Vec<String> = std::fs::read_dir(spool)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|n| n.starts_with("hook-") && n.ends_with(".json"))
+        .collect();
     names.sort();
     names
         .into_iter()

@@ -4,7 +4,6 @@
 //! A pid is trusted only together with its start time: [`ProcessRef`] tells a reused pid apart.
 
 #![allow(clippy::disallowed_methods, reason = "this is where the kernel is asked")]
-
 #![allow(unsafe_code)]
 
 pub mod clock;

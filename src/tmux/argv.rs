@@ -9,7 +9,9 @@ use crate::core::message::MessageId;
 use crate::core::runtime::{CR, KeyName};
 use crate::ports::terminal::{PaneRef, Paste, StartSpec, Submit};
 use std::path::Path;
-use tmux_interface::{BindKey, CapturePane, DeleteBuffer, DisplayMessage, LoadBuffer, PasteBuffer, ResizeWindow, SendKeys, SetBuffer, SetHook, SetOption, TmuxCommand};
+use tmux_interface::{
+    BindKey, CapturePane, DeleteBuffer, DisplayMessage, LoadBuffer, PasteBuffer, ResizeWindow, SendKeys, SetBuffer, SetHook, SetOption, TmuxCommand,
+};
 
 /// First field of a look's header line, and of a start's.
 pub const LOOK: &str = "iap-look";
@@ -109,7 +111,19 @@ pub fn start(spec: &StartSpec) -> List {
 }
 
 fn look_format() -> String {
-    let fields = ["cursor_x", "cursor_y", "cursor_flag", "pane_dead", "pane_in_mode", "pane_input_off", "session_attached", "pane_pid", "@iap_p", "@iap_e", "pane_title"];
+    let fields = [
+        "cursor_x",
+        "cursor_y",
+        "cursor_flag",
+        "pane_dead",
+        "pane_in_mode",
+        "pane_input_off",
+        "session_attached",
+        "pane_pid",
+        "@iap_p",
+        "@iap_e",
+        "pane_title",
+    ];
     let values: Vec<String> = fields.iter().map(|f| format!("#{{{f}}}")).collect();
     format!("{LOOK}{SEPARATOR}{}", values.join(&SEPARATOR.to_string()))
 }

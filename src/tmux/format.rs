@@ -56,13 +56,7 @@ pub fn facts(guard: &Guard) -> Vec<String> {
 
 /// What holds for every act on a pane: it is this very pane, alive, taking input, under its keeper.
 fn pane(pane: &PaneRef) -> Vec<String> {
-    vec![
-        is("pane_id", &pane.pane),
-        is("pane_dead", "0"),
-        is("pane_in_mode", "0"),
-        is("pane_input_off", "0"),
-        is("pane_pid", &pane.keeper_pid.to_string()),
-    ]
+    vec![is("pane_id", &pane.pane), is("pane_dead", "0"), is("pane_in_mode", "0"), is("pane_input_off", "0"), is("pane_pid", &pane.keeper_pid.to_string())]
 }
 
 pub fn mark(id: &MessageId, inc: Incarnation) -> String {

@@ -17,9 +17,9 @@ pub type OnChange = Box<dyn Fn() + Send + Sync>;
 #[cfg(target_os = "linux")]
 mod linux {
     use super::*;
+    use crate::sys::wait;
     use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
     use std::collections::HashMap;
-    use crate::sys::wait;
     use std::os::fd::AsFd;
     use std::sync::{Arc, Mutex, PoisonError};
 

@@ -27,7 +27,30 @@ impl<'a> Terminal<'a> {
         );
         std::fs::write(terminal.file("sh"), script).unwrap();
         let (columns, rows) = (columns.to_string(), rows.to_string());
-        terminal.tmux(&["start-server", ";", "set-option", "-g", "status", "off", ";", "set-option", "-g", "remain-on-exit", "on", ";", "new-session", "-d", "-s", name, "-x", &columns, "-y", &rows, "sh", &file("sh")]);
+        terminal.tmux(&[
+            "start-server",
+            ";",
+            "set-option",
+            "-g",
+            "status",
+            "off",
+            ";",
+            "set-option",
+            "-g",
+            "remain-on-exit",
+            "on",
+            ";",
+            "new-session",
+            "-d",
+            "-s",
+            name,
+            "-x",
+            &columns,
+            "-y",
+            &rows,
+            "sh",
+            &file("sh"),
+        ]);
         terminal
     }
 
@@ -37,7 +60,14 @@ impl<'a> Terminal<'a> {
 
     fn tmux(&self, args: &[&str]) -> String {
         let socket = self.host.dir.path().join("outer.sock");
-        let out = Command::new(tmux()).args(["-u", "-f", "/dev/null", "-S"]).arg(socket).args(args).env_remove("TMUX").env("TERM", "xterm-256color").output().unwrap();
+        let out = Command::new(tmux())
+            .args(["-u", "-f", "/dev/null", "-S"])
+            .arg(socket)
+            .args(args)
+            .env_remove("TMUX")
+            .env("TERM", "xterm-256color")
+            .output()
+            .unwrap();
         assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).into_owned()
     }

@@ -107,7 +107,8 @@ fn a_dialog_is_never_answered_by_a_message() {
     host.type_keys("echo-a", &["n"]);
     host.until("the message is delivered", || host.turns("a").len() == 2);
     assert_eq!(id_of(&host.turns("a")[1]), sent["id"].as_str().unwrap());
-    let notes = std::fs::read_dir(host.root().join("peers/a/.iapeer/echo")).unwrap().flatten().map(|e| std::fs::read_to_string(e.path()).unwrap()).collect::<String>();
+    let notes =
+        std::fs::read_dir(host.root().join("peers/a/.iapeer/echo")).unwrap().flatten().map(|e| std::fs::read_to_string(e.path()).unwrap()).collect::<String>();
     assert!(notes.contains("answer: no") && !notes.contains("answer: yes"), "{notes}");
 }
 

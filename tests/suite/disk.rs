@@ -77,7 +77,10 @@ impl Disk {
     /// Things that are no messages, one by one, by names that the mailbox would take up.
     fn plant(&mut self, folder: &str) -> Vec<String> {
         let dir = self.queue.join(folder);
-        let whole = { let m = self.message("a whole record"); record::encode(&m) };
+        let whole = {
+            let m = self.message("a whole record");
+            record::encode(&m)
+        };
         let mut bent = whole.clone();
         let middle = bent.len() / 2;
         bent[middle] ^= 1;
@@ -122,7 +125,8 @@ impl Disk {
     }
 
     fn files(&self, folder: &str) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(self.queue.join(folder)).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> =
+            std::fs::read_dir(self.queue.join(folder)).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
@@ -305,7 +309,20 @@ fn a_record_damaged_while_it_waits_blocks_nobody() {
 
 fn claim_of(key: &Key, incarnation: u64) -> Claim {
     let nobody = ProcessRef { pid: i32::MAX, start: 1 };
-    Claim { v: 1, id: key.id.clone(), attempt: 0, deaths: 0, identity: "echo-a".parse().unwrap(), incarnation, boot_id: "another-boot".into(), transcript: None, server: nobody.clone(), keeper: nobody, pane: "%0".into(), released: false }
+    Claim {
+        v: 1,
+        id: key.id.clone(),
+        attempt: 0,
+        deaths: 0,
+        identity: "echo-a".parse().unwrap(),
+        incarnation,
+        boot_id: "another-boot".into(),
+        transcript: None,
+        server: nobody.clone(),
+        keeper: nobody,
+        pane: "%0".into(),
+        released: false,
+    }
 }
 
 #[test]
@@ -394,7 +411,12 @@ fn hostile_entries_in_the_spool_are_not_followed_and_do_not_hang_a_start() {
     std::os::unix::fs::symlink(&disk.canary, spool.join("hook-3.json")).unwrap();
     std::os::unix::fs::symlink("/dev/zero", spool.join("hook-4.json")).unwrap();
     socket_at(&spool.join("hook-5.json"));
-    for (name, text) in [("hook-6.json", ""), ("hook-7.json", "{\"v\":1"), ("hook-8.json", "{\"v\":1,\"identity\":\"../x\",\"incarnation\":1,\"event\":\"Stop\",\"payload\":{}}"), ("x.txt", "{}")] {
+    for (name, text) in [
+        ("hook-6.json", ""),
+        ("hook-7.json", "{\"v\":1"),
+        ("hook-8.json", "{\"v\":1,\"identity\":\"../x\",\"incarnation\":1,\"event\":\"Stop\",\"payload\":{}}"),
+        ("x.txt", "{}"),
+    ] {
         std::fs::write(spool.join(name), text).unwrap();
     }
     std::fs::File::create(spool.join("hook-9.json")).unwrap().set_len(1 << 40).unwrap();
@@ -423,7 +445,8 @@ fn a_corrupted_registry_heals_from_the_profiles() {
             _ => {}
         }
         disk.host.start();
-        let peers: Vec<String> = disk.host.run(&["list", "--json"]).ok().json().as_array().unwrap().iter().map(|p| p["personality"].as_str().unwrap().into()).collect();
+        let peers: Vec<String> =
+            disk.host.run(&["list", "--json"]).ok().json().as_array().unwrap().iter().map(|p| p["personality"].as_str().unwrap().into()).collect();
         assert!(peers.starts_with(&["a".into(), "b".into()]), "{what}: {peers:?}");
         disk.host.deliver("a", &format!("over {what}"));
         disk.host.run(&["create", &format!("c{n}"), "--runtime", "echo"]).ok();
@@ -444,7 +467,9 @@ fn a_broken_state_file_of_one_peer_is_named_and_loses_neither_its_mail_nor_its_n
         disk.host.start();
         disk.host.deliver("b", "the neighbour goes on");
         // Either it heals by itself, or it says what is broken and waits.
-        disk.host.until("it is served, or named", || disk.bodies() == ["kept"] || disk.host.run(&["status", "--json"]).ok().json()["degraded"].to_string().contains("echo-a"));
+        disk.host.until("it is served, or named", || {
+            disk.bodies() == ["kept"] || disk.host.run(&["status", "--json"]).ok().json()["degraded"].to_string().contains("echo-a")
+        });
         let accepted = disk.host.run(&["send", "a", "new", "--json"]);
         assert_eq!(accepted.code, 0, "{name}: {accepted:?}");
         disk.host.kill_daemon();

@@ -27,7 +27,9 @@ fn the_table_of_errors_is_the_table_of_the_code() {
     let told: Vec<_> = rows.iter().map(|r| (r[0].clone(), r[1].clone(), r[2].clone(), r[3].clone(), r[4].clone())).collect();
     let is: Vec<_> = Code::ALL
         .iter()
-        .map(|c| (c.word().to_string(), c.status().to_string(), c.exit().to_string(), if c.retryable() { "yes" } else { "no" }.to_string(), c.meaning().to_string()))
+        .map(|c| {
+            (c.word().to_string(), c.status().to_string(), c.exit().to_string(), if c.retryable() { "yes" } else { "no" }.to_string(), c.meaning().to_string())
+        })
         .collect();
     assert_eq!(told, is, "docs/errors.md and core::fault differ");
     for row in rows {
@@ -86,7 +88,10 @@ fn every_field_that_the_code_writes_is_documented_with_its_event() {
     for (event, fields) in events_in_source() {
         let documented = told.get(&event).unwrap_or_else(|| panic!("{event} is not documented"));
         for field in fields.iter().filter(|f| *f != "identity") {
-            assert!(documented.split(|c: char| !c.is_ascii_lowercase() && c != '_').any(|w| w == field), "{event}: the field {field} is not documented ({documented})");
+            assert!(
+                documented.split(|c: char| !c.is_ascii_lowercase() && c != '_').any(|w| w == field),
+                "{event}: the field {field} is not documented ({documented})"
+            );
         }
     }
 }

@@ -190,7 +190,10 @@ impl Host {
     /// What a tmux format says about a peer's pane.
     pub fn pane(&self, identity: &str, format: &str) -> String {
         let session = self.session(identity).unwrap_or_else(|| panic!("{identity} is not live\n{}", self.evidence()));
-        let out = Command::new(tmux()).args(["-u", "-S", session["socket"].as_str().unwrap(), "display-message", "-p", "-t", session["pane"].as_str().unwrap(), format]).output().unwrap();
+        let out = Command::new(tmux())
+            .args(["-u", "-S", session["socket"].as_str().unwrap(), "display-message", "-p", "-t", session["pane"].as_str().unwrap(), format])
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&out.stdout).trim_end().to_string()
     }
 

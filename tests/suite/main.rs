@@ -1,14 +1,21 @@
 //! The suites that look at the program from outside; one module each.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::disallowed_methods, reason = "tests fail by panicking, and see the program from outside")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, and see the program from outside"
+)]
 
-mod screens;
-mod delivery;
-mod harness;
-mod recovery;
 mod attach;
+mod delivery;
 mod directions;
 mod disk;
 mod docs;
+mod harness;
+mod recovery;
 mod refusals;
+mod screens;
 mod security;

@@ -146,7 +146,9 @@ fn a_message_of_any_size_is_refused_as_too_large() {
 fn a_peer_cannot_send_to_itself() {
     let host = Host::with_peers(&["a"]);
     host.deliver("a", "relay: a 1");
-    let notes = || std::fs::read_dir(host.root().join("peers/a/.iapeer/echo")).unwrap().flatten().map(|e| std::fs::read_to_string(e.path()).unwrap()).collect::<String>();
+    let notes = || {
+        std::fs::read_dir(host.root().join("peers/a/.iapeer/echo")).unwrap().flatten().map(|e| std::fs::read_to_string(e.path()).unwrap()).collect::<String>()
+    };
     host.until("its own message is refused", || notes().contains("not sent to a: iapeer: echo-a cannot send to itself"));
     refused(&host, &["send", "operator", "hello me"], 2, "self_send", &["operator cannot send to itself"]);
     assert_eq!(host.turns("a").len(), 1);
@@ -223,7 +225,11 @@ fn an_unknown_key_of_a_profile_is_a_warning_with_the_nearest_key() {
     std::fs::write(profile(&host, "a"), format!("{good}descripton: typo\n")).unwrap();
     let list = host.run(&["list"]).ok();
     let line = good.lines().count() + 1;
-    assert!(list.err.contains(&format!("peer.yaml:{line}:")) && list.err.contains("`descripton`") && list.err.contains("did you mean `description`?"), "{}", list.err);
+    assert!(
+        list.err.contains(&format!("peer.yaml:{line}:")) && list.err.contains("`descripton`") && list.err.contains("did you mean `description`?"),
+        "{}",
+        list.err
+    );
     let warnings = host.run(&["list", "--json"]).ok().json()[0]["warnings"].clone();
     assert!(warnings[0].as_str().unwrap().contains("did you mean `description`?"), "{warnings}");
     host.deliver("a", "it is only a warning");
@@ -236,7 +242,13 @@ fn a_second_daemon_names_the_first_one() {
     let host = Host::with_peers(&[]);
     let pid = host.run(&["status", "--json"]).ok().json()["pid"].to_string();
     let socket = host.root().join("run/iapeer.sock");
-    refused(&host, &["daemon"], 3, "conflict", &[&format!("pid {pid}"), concat!("version ", env!("CARGO_PKG_VERSION")), socket.to_str().unwrap(), "iapeer daemon stop"]);
+    refused(
+        &host,
+        &["daemon"],
+        3,
+        "conflict",
+        &[&format!("pid {pid}"), concat!("version ", env!("CARGO_PKG_VERSION")), socket.to_str().unwrap(), "iapeer daemon stop"],
+    );
     assert_eq!(host.run(&["status", "--json"]).ok().json()["pid"].to_string(), pid, "the first one is untouched");
 }
 
@@ -256,7 +268,8 @@ fn of_ten_daemons_started_at_once_exactly_one_wins() {
     let host = Host::with_peers(&[]);
     host.run(&["daemon", "stop"]).ok();
     for round in 0..4 {
-        let mut daemons = Daemons((0..10).map(|_| host.command(&["daemon"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()).collect());
+        let mut daemons =
+            Daemons((0..10).map(|_| host.command(&["daemon"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()).collect());
         host.until("one answers", || host.run(&["status"]).code == 0);
         let winner = host.run(&["status", "--json"]).ok().json()["pid"].as_u64().unwrap();
         host.until("nine have given up", || daemons.0.iter_mut().filter_map(|c| c.try_wait().unwrap()).count() == 9);
@@ -414,7 +427,9 @@ fn a_bad_configuration_refuses_the_start_with_its_place() {
         refused(&host, &["create", "a"], 2, "invalid", says);
     }
     std::fs::remove_file(&config).unwrap();
-    for (name, value) in [("IAPEER_CRASHLOOP_MAX", "abc"), ("IAPEER_CRASHLOOP_MAX", "99999999999"), ("IAPEER_BOOT_DEADLINE_SECS", "-1"), ("IAPEER_LIFECYCLE_LOG_KEEP", "1.5")] {
+    for (name, value) in
+        [("IAPEER_CRASHLOOP_MAX", "abc"), ("IAPEER_CRASHLOOP_MAX", "99999999999"), ("IAPEER_BOOT_DEADLINE_SECS", "-1"), ("IAPEER_LIFECYCLE_LOG_KEEP", "1.5")]
+    {
         host.env.insert(name.into(), value.into());
         refused(&host, &["daemon"], 2, "invalid", &[name, value]);
         host.env.remove(name);

@@ -7,7 +7,7 @@
 use iapeer::core::guard::{Fact, Guard};
 use iapeer::core::message::MessageId;
 use iapeer::core::runtime::{Definition, DialogPolicy};
-use iapeer::core::screen::{absent, Class, Composer, Look, Screen, classify};
+use iapeer::core::screen::{Class, Composer, Look, Screen, absent, classify};
 use iapeer::echo::view::{Dialog, Part, View};
 use iapeer::ports::terminal::PaneRef;
 use iapeer::runtime::load::Runtimes;
@@ -403,7 +403,8 @@ impl Server {
         std::fs::write(&file, format!("{}\x1b]2;{}\x1b\\\x1b[?25{cursor}", fixture.rows, fixture.title)).unwrap();
         let (columns, rows) = (fixture.size.0.to_string(), fixture.size.1.to_string());
         let (file, socket) = (file.to_string_lossy(), self.socket.to_string_lossy());
-        let list = ["new-session", "-d", "-P", "-F", "#{pane_id} #{pane_pid}", "-x", &columns, "-y", &rows, "--", "sh", "-c", SHOW, "sh", &file, &socket, &channel];
+        let list =
+            ["new-session", "-d", "-P", "-F", "#{pane_id} #{pane_pid}", "-x", &columns, "-y", &rows, "--", "sh", "-c", SHOW, "sh", &file, &socket, &channel];
         let printed = self.tmux(&list.map(String::from));
         let (pane, pid) = printed.trim().split_once(' ').unwrap();
         Pane { reference: PaneRef { socket: self.socket.clone(), pane: pane.into(), keeper_pid: pid.parse().unwrap(), incarnation: 1 }, drawn: channel }
@@ -498,7 +499,20 @@ fn tmux_lets_paste_submit_and_keys_pass_only_where_they_belong() {
 
 fn look(class: Class, composer: Composer, composer_row: String, cursor: (u16, u16), cursor_shown: bool) -> Look {
     let (mark_pasted, mark_entered) = Default::default();
-    Look { absent: Vec::new(), class, composer, composer_row, cursor, cursor_shown, dead: false, in_mode: false, input_off: false, attached: 0, mark_pasted, mark_entered }
+    Look {
+        absent: Vec::new(),
+        class,
+        composer,
+        composer_row,
+        cursor,
+        cursor_shown,
+        dead: false,
+        in_mode: false,
+        input_off: false,
+        attached: 0,
+        mark_pasted,
+        mark_entered,
+    }
 }
 
 /// Rows of a conversation that look like everything tmux is asked for. What stands behind Codex' `› ` is
@@ -514,7 +528,9 @@ fn forged_rows(runtime: &str) -> String {
 /// A composer that stays on the screen while a dialog of the running session is open.
 fn composer_beside(runtime: &str) -> [&'static str; 2] {
     match runtime {
-        "claude" => ["❯\u{a0}\n  ⏸ manual mode on · ? for shortcuts · ← for agents\n", "❯\u{a0}<iap id=\"0199aaaa\" fence=\"k3v9q2\">\n  hello\n  </iap:k3v9q2>\n"],
+        "claude" => {
+            ["❯\u{a0}\n  ⏸ manual mode on · ? for shortcuts · ← for agents\n", "❯\u{a0}<iap id=\"0199aaaa\" fence=\"k3v9q2\">\n  hello\n  </iap:k3v9q2>\n"]
+        }
         _ => ["› Ask Codex to do anything\n  ← for agents · ? for shortcuts\n", "› <iap id=\"0199aaaa\" fence=\"k3v9q2\">\n  hello\n  </iap:k3v9q2>\n"],
     }
 }

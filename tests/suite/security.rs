@@ -43,7 +43,14 @@ impl Agent {
     /// Peers `a`, whose agent does what [`Agent::does`] says, and these others on `echo`.
     fn with_peers(others: &[&str]) -> Agent {
         let agent = Agent::prepare(others);
-        Agent { host: { let mut host = agent.host; host.start(); host }, dir: agent.dir }
+        Agent {
+            host: {
+                let mut host = agent.host;
+                host.start();
+                host
+            },
+            dir: agent.dir,
+        }
     }
 
     fn prepare(others: &[&str]) -> Agent {
@@ -126,7 +133,9 @@ fn an_agent_cannot_edit_the_fleet() {
 #[test]
 fn an_agent_does_not_become_the_parent_of_a_daemon() {
     let mut agent = Agent::with_peers(&["b"]);
-    agent.begins("while [ ! -e go ]; do sleep 0.02; done\niapeer start b; echo \"exit=$?\"\niapeer attach b; echo \"attach=$?\"\niapeer daemon; echo \"daemon=$?\"");
+    agent.begins(
+        "while [ ! -e go ]; do sleep 0.02; done\niapeer start b; echo \"exit=$?\"\niapeer attach b; echo \"attach=$?\"\niapeer daemon; echo \"daemon=$?\"",
+    );
     agent.host.kill_daemon();
     std::fs::write(agent.dir.join("go"), "").unwrap();
     agent.host.until("a verb or a daemon has ended", || agent.dir.join("answer").exists() || agent.host.run(&["status"]).code == 0);
@@ -151,11 +160,11 @@ fn a_sender_is_forged_neither_by_header_nor_by_argument_nor_by_environment() {
         let answer = raw_post(&socket, "/v1/messages", &format!(r#"{{"to":"b","text":"x","{field}":"echo-b"}}"#));
         assert!(answer.contains("400 Bad Request") && answer.contains(field), "{field}: {answer}");
     }
-    // The mark in the environment is not what decides.
+    // The mark in the environment gives nobody a name; without a keeper above it, it only takes one away.
     let mut forged = host.command(&["send", "a", "hello", "--json"]);
     let out = forged.env("IAPEER_SESSION", "echo-b@1").output().unwrap();
-    let sent: Value = serde_json::from_slice(&out.stdout).unwrap();
-    assert_eq!(sent["from"], "operator");
+    let refused: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(refused["error"]["code"], "unauthorized", "{refused}");
 
     let said = agent.does("IAPEER_SESSION=echo-b@1 iapeer send operator one --json; unset IAPEER_SESSION; iapeer send operator two --json");
     let froms: Vec<Value> = said.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).map(|m| m["from"].clone()).collect();
@@ -198,10 +207,15 @@ fn only_the_peer_that_was_asked_can_answer() {
 fn a_daemonised_child_of_an_agent_is_that_agent() {
     let agent = Agent::with_peers(&[]);
     let inner = agent.dir.join("inner.sh");
-    script(&inner, &format!(
-        "cd {}\nwhile [ ! -e go ]; do sleep 0.02; done\nawk '{{print $4, $6}}' /proc/$$/stat > place\n'{}' send operator orphaned --json > orphan.tmp 2>&1\n'{}' stop a --json >> orphan.tmp 2>&1\nmv orphan.tmp orphan\n",
-        agent.dir.display(), program(), program()
-    ));
+    script(
+        &inner,
+        &format!(
+            "cd {}\nwhile [ ! -e go ]; do sleep 0.02; done\nawk '{{print $4, $6}}' /proc/$$/stat > place\n'{}' send operator orphaned --json > orphan.tmp 2>&1\n'{}' stop a --json >> orphan.tmp 2>&1\nmv orphan.tmp orphan\n",
+            agent.dir.display(),
+            program(),
+            program()
+        ),
+    );
     agent.does("echo $$ > parent\n(setsid sh -c './inner.sh < /dev/null > /dev/null 2>&1 &' &)\nwait");
     let parent = agent.file("parent").trim().to_string();
     agent.host.until("its parents are gone", || !Path::new(&format!("/proc/{parent}")).exists());
@@ -224,7 +238,16 @@ fn an_agent_is_no_operator_in_the_moment_of_its_start() {
     script(&bin.join("tmux"), &format!("'{}' \"$@\"; rc=$?\ncase \" $* \" in *' new-session '*) sleep 0.5;; esac\nexit $rc\n", tmux().display()));
     host.env.insert("PATH".into(), format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()));
     let early = host.dir.path().join("early.sh");
-    script(&early, &format!("cd {}\n'{}' send operator early --json > early.tmp 2>&1\n'{}' inbox --json >> early.tmp 2>&1\nmv early.tmp early\nexec '{}' echo-agent \"$@\"\n", agent.dir.display(), program(), program(), program()));
+    script(
+        &early,
+        &format!(
+            "cd {}\n'{}' send operator early --json > early.tmp 2>&1\n'{}' inbox --json >> early.tmp 2>&1\nmv early.tmp early\nexec '{}' echo-agent \"$@\"\n",
+            agent.dir.display(),
+            program(),
+            program(),
+            program()
+        ),
+    );
     let path = host.root().join("runtimes/puppet.yaml");
     let text = std::fs::read_to_string(&path).unwrap().replace("argv: [\"{iapeer}\", echo-agent]", &format!("argv: [\"{}\"]", early.display()));
     std::fs::write(path, text).unwrap();
@@ -243,7 +266,14 @@ fn what_a_killed_keeper_leaves_is_no_operator() {
     let agent = Agent::with_peers(&["b"]);
     agent.host.deliver("b", "hello");
     let inner = agent.dir.join("inner.sh");
-    script(&inner, &format!("cd {}\necho $$ > inner.pid\nwhile [ ! -e go ]; do sleep 0.02; done\n'{}' stop b --json > orphan.tmp 2>&1\nmv orphan.tmp orphan\n", agent.dir.display(), program()));
+    script(
+        &inner,
+        &format!(
+            "cd {}\necho $$ > inner.pid\nwhile [ ! -e go ]; do sleep 0.02; done\n'{}' stop b --json > orphan.tmp 2>&1\nmv orphan.tmp orphan\n",
+            agent.dir.display(),
+            program()
+        ),
+    );
     agent.does("(setsid sh -c './inner.sh < /dev/null > /dev/null 2>&1 &' &)\nwhile [ ! -s inner.pid ]; do sleep 0.02; done");
     let keeper = agent.host.session("puppet-a").unwrap()["keeper"]["pid"].as_i64().unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(keeper as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
@@ -258,8 +288,28 @@ fn what_a_killed_keeper_leaves_is_no_operator() {
 
 /// Names of the environment that a peer may see, and the shell's own.
 const ALLOWED: &[&str] = &[
-    "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_STATE_HOME",
-    "XDG_RUNTIME_DIR", "LC_ALL", "LC_CTYPE", "LC_MESSAGES", "LC_TIME", "PATH", "TERM", "IAPEER_ROOT", "IAPEER_SOCK_DIR", "IAPEER_SESSION",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "XDG_CONFIG_HOME",
+    "XDG_DATA_HOME",
+    "XDG_CACHE_HOME",
+    "XDG_STATE_HOME",
+    "XDG_RUNTIME_DIR",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LC_MESSAGES",
+    "LC_TIME",
+    "PATH",
+    "TERM",
+    "IAPEER_ROOT",
+    "IAPEER_SOCK_DIR",
+    "IAPEER_SESSION",
 ];
 
 fn environment(pid: i64) -> BTreeSet<String> {
@@ -271,9 +321,19 @@ fn environment(pid: i64) -> BTreeSet<String> {
 fn an_agents_environment_is_on_the_allow_list_and_the_tmux_server_has_no_secret() {
     let mut agent = Agent::prepare(&[]);
     let dirty = [
-        ("MY_API_TOKEN", "planted-in-the-daemon"), ("AWS_SECRET_ACCESS_KEY", "planted-in-the-daemon"), ("CLAUDECODE", "1"), ("CLAUDE_CODE_ENTRYPOINT", "cli"),
-        ("CODEX_HOME", "/nowhere"), ("TMUX", "/tmp/x,1,0"), ("TMUX_PANE", "%9"), ("LD_LIBRARY_PATH", "/nowhere"), ("IAPEER_CRASHLOOP_MAX", "3"),
-        ("LANG", "C.UTF-8"), ("LC_TIME", "C"), ("PASSED_ON", "yes"), ("STAYS", "no"),
+        ("MY_API_TOKEN", "planted-in-the-daemon"),
+        ("AWS_SECRET_ACCESS_KEY", "planted-in-the-daemon"),
+        ("CLAUDECODE", "1"),
+        ("CLAUDE_CODE_ENTRYPOINT", "cli"),
+        ("CODEX_HOME", "/nowhere"),
+        ("TMUX", "/tmp/x,1,0"),
+        ("TMUX_PANE", "%9"),
+        ("LD_LIBRARY_PATH", "/nowhere"),
+        ("IAPEER_CRASHLOOP_MAX", "3"),
+        ("LANG", "C.UTF-8"),
+        ("LC_TIME", "C"),
+        ("PASSED_ON", "yes"),
+        ("STAYS", "no"),
     ];
     agent.host.env.extend(dirty.map(|(k, v)| (k.to_string(), v.to_string())));
     let profile = agent.host.root().join("peers/a/.iapeer/peer.yaml");
@@ -384,7 +444,30 @@ fn nothing_of_ours_is_open_to_others() {
 }
 
 fn hostile() -> Vec<String> {
-    let plain = ["../x", "..", ".", "/etc/passwd", "a/b", "a;b", "a b", "#(touch pwned)", "#{pane_id}", "$(touch pwned)", "`touch pwned`", "%0", "=a", "-rf", "--all-peers", "a\nb", "\u{1b}[31m", "é", "", "a\u{202e}b", "echo-../x", "operator/../a"];
+    let plain = [
+        "../x",
+        "..",
+        ".",
+        "/etc/passwd",
+        "a/b",
+        "a;b",
+        "a b",
+        "#(touch pwned)",
+        "#{pane_id}",
+        "$(touch pwned)",
+        "`touch pwned`",
+        "%0",
+        "=a",
+        "-rf",
+        "--all-peers",
+        "a\nb",
+        "\u{1b}[31m",
+        "é",
+        "",
+        "a\u{202e}b",
+        "echo-../x",
+        "operator/../a",
+    ];
     plain.iter().map(|s| s.to_string()).chain(["n".repeat(300), format!("echo-{}", "n".repeat(300))]).collect()
 }
 
@@ -398,7 +481,11 @@ fn hostile_names_create_nothing_and_reach_nothing() {
     let files = || tree(host.dir.path()).into_iter().filter(|p| !p.to_string_lossy().contains("/.")).collect::<Vec<_>>();
     let before = files();
     for name in hostile() {
-        for args in [&["create", "--", &name][..], &["create", "--runtime", "echo", "--", &name], &["init", "--runtime", "echo", &format!("--name={name}"), host.dir.path().join("home").to_str().unwrap()]] {
+        for args in [
+            &["create", "--", &name][..],
+            &["create", "--runtime", "echo", "--", &name],
+            &["init", "--runtime", "echo", &format!("--name={name}"), host.dir.path().join("home").to_str().unwrap()],
+        ] {
             let ran = host.run(args);
             assert_eq!(ran.code, 2, "{args:?}: {ran:?}");
         }
@@ -445,7 +532,9 @@ fn what_a_client_tells_about_itself_stays_small_and_on_its_line() {
 #[test]
 fn a_folder_with_a_hostile_name_works_and_executes_nothing() {
     let host = Host::with_peers(&[]);
-    for (n, name) in ["#(touch pwned)", "#{pane_id} '$(touch pwned)' \"`touch pwned`\"", "two words; touch pwned #", "-rf", "a%sb\\c", "é 🦀"].iter().enumerate() {
+    for (n, name) in
+        ["#(touch pwned)", "#{pane_id} '$(touch pwned)' \"`touch pwned`\"", "two words; touch pwned #", "-rf", "a%sb\\c", "é 🦀"].iter().enumerate()
+    {
         let folder = host.dir.path().join("projects").join(name);
         std::fs::create_dir_all(&folder).unwrap();
         let peer = format!("odd{n}");
@@ -514,7 +603,13 @@ fn another_user_is_nobody_even_where_the_files_let_it_in() {
     for (path, mode) in [(host.dir.path().to_path_buf(), 0o755), (host.root(), 0o755), (host.root().join("run"), 0o755), (socket.clone(), 0o666)] {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    let posts = [("/v1/messages", r#"{"to":"a","text":"x"}"#), ("/v1/peers/a/stop", "{}"), ("/v1/peers/a/wake", r#"{"cause":"start"}"#), ("/v1/hook", r#"{"event":"Stop"}"#), ("/v1/shutdown", "{}")];
+    let posts = [
+        ("/v1/messages", r#"{"to":"a","text":"x"}"#),
+        ("/v1/peers/a/stop", "{}"),
+        ("/v1/peers/a/wake", r#"{"cause":"start"}"#),
+        ("/v1/hook", r#"{"event":"Stop"}"#),
+        ("/v1/shutdown", "{}"),
+    ];
     let gets = ["/v1/whoami", "/v1/inbox", "/v1/peers/a/screen", "/v1/peers", "/v1/status"];
     let mut open = Vec::new();
     as_nobody(|| {
@@ -564,7 +659,9 @@ fn the_tmux_of_a_session_takes_neither_clipboard_nor_titles_nor_keys_from_its_ag
     let host = Host::with_peers(&["a"]);
     host.deliver("a", "hello");
     let option = |args: &[&str]| String::from_utf8(host.tmux("echo-a", args).stdout).unwrap().trim().to_string();
-    for (name, want) in [("set-clipboard", "off"), ("remain-on-exit", "on"), ("status", "off"), ("prefix", "None"), ("automatic-rename", "off"), ("allow-rename", "off")] {
+    for (name, want) in
+        [("set-clipboard", "off"), ("remain-on-exit", "on"), ("status", "off"), ("prefix", "None"), ("automatic-rename", "off"), ("allow-rename", "off")]
+    {
         let told = [option(&["show-options", "-sv", name]), option(&["show-options", "-gv", name]), option(&["show-options", "-gwv", name])];
         assert!(told.iter().any(|v| v == want), "{name}: {told:?}");
     }

@@ -96,7 +96,14 @@ impl Peer {
         self.set_hold(Some(Hold::CrashLoop), fx);
         self.wanted = None;
         fx.push(Effect::CrashLoop { count });
-        fx.push(Effect::Notice { text: format!("{} died {count} times within {} s and is not started again; its mail is kept (`iapeer start {}` clears this)", self.identity, self.timing.crashloop_window_ms / 1000, self.identity) });
+        fx.push(Effect::Notice {
+            text: format!(
+                "{} died {count} times within {} s and is not started again; its mail is kept (`iapeer start {}` clears this)",
+                self.identity,
+                self.timing.crashloop_window_ms / 1000,
+                self.identity
+            ),
+        });
         true
     }
 }

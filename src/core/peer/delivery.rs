@@ -57,7 +57,14 @@ impl Peer {
                 self.enqueue(entry.clone());
                 self.look_at(now + RETRY_MS);
                 self.set_hold(Some(Hold::UnknownScreen), fx);
-                fx.push(Effect::Report { inc: self.inc(), id: entry.id().clone(), state: State::Held, reason: Some(format!("store: {error}")), evidence: None, attempt: 0 });
+                fx.push(Effect::Report {
+                    inc: self.inc(),
+                    id: entry.id().clone(),
+                    state: State::Held,
+                    reason: Some(format!("store: {error}")),
+                    evidence: None,
+                    attempt: 0,
+                });
             }
         }
     }
@@ -278,7 +285,14 @@ impl Peer {
             return;
         }
         if let Some(flight) = &self.flight {
-            fx.push(Effect::Report { inc: self.inc(), id: flight.id().clone(), state: State::Held, reason: Some(hold.word().into()), evidence: None, attempt: flight.attempt });
+            fx.push(Effect::Report {
+                inc: self.inc(),
+                id: flight.id().clone(),
+                state: State::Held,
+                reason: Some(hold.word().into()),
+                evidence: None,
+                attempt: flight.attempt,
+            });
         }
     }
 
@@ -470,7 +484,14 @@ impl Peer {
                 let (entry, deaths) = (flight.entry.clone(), flight.deaths);
                 self.flight = None;
                 fx.push(Effect::Release { entry: entry.clone(), how: Giveback::Redeliver { deaths } });
-                fx.push(Effect::Report { inc: None, id: entry.id().clone(), state: State::Accepted, reason: Some("redeliver".into()), evidence: None, attempt });
+                fx.push(Effect::Report {
+                    inc: None,
+                    id: entry.id().clone(),
+                    state: State::Accepted,
+                    reason: Some("redeliver".into()),
+                    evidence: None,
+                    attempt,
+                });
                 self.enqueue(entry);
             }
             Recovery::Park => self.end_flight(State::Parked, "unknown-outcome", fx),

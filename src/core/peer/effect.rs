@@ -10,51 +10,141 @@ use crate::core::runtime::{Frame, KeyName};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     // With an outcome: one at a time.
-    Launch { inc: Incarnation, mode: Mode, cause: WakeCause, for_message: Option<MessageId> },
-    Look { inc: Incarnation },
+    Launch {
+        inc: Incarnation,
+        mode: Mode,
+        cause: WakeCause,
+        for_message: Option<MessageId>,
+    },
+    Look {
+        inc: Incarnation,
+    },
     /// Press one key of a start dialog while its frame is proven.
-    Key { inc: Incarnation, frame: Frame },
+    Key {
+        inc: Incarnation,
+        frame: Frame,
+    },
     /// Write and sync the claim before anything is typed.
-    Claim { inc: Incarnation, entry: Entry },
+    Claim {
+        inc: Incarnation,
+        entry: Entry,
+    },
     /// The guarded paste. `submit` adds the guarded submit to the same command list.
-    Paste { inc: Incarnation, entry: Entry, attempt: u32, guard: Guard, seed: bool, leave_mode: bool, submit: Option<KeyName> },
+    Paste {
+        inc: Incarnation,
+        entry: Entry,
+        attempt: u32,
+        guard: Guard,
+        seed: bool,
+        leave_mode: bool,
+        submit: Option<KeyName>,
+    },
     /// Is the paste on the screen yet?
-    Probe { inc: Incarnation, id: MessageId },
+    Probe {
+        inc: Incarnation,
+        id: MessageId,
+    },
     /// The guarded submit; `bound` adds what the last look saw.
-    Submit { inc: Incarnation, id: MessageId, attempt: u32, key: KeyName, bound: Option<Guard> },
+    Submit {
+        inc: Incarnation,
+        id: MessageId,
+        attempt: u32,
+        key: KeyName,
+        bound: Option<Guard>,
+    },
     /// Look for the id in spooled hooks and in the transcript behind the claim's offset.
-    Inquire { entry: Entry },
+    Inquire {
+        entry: Entry,
+    },
     /// End the session: the keeper's ladder, then proof.
-    End { inc: Incarnation },
+    End {
+        inc: Incarnation,
+    },
     /// Save the last screen, end the empty tmux server, remove `session.json`.
-    Collect { inc: Incarnation },
+    Collect {
+        inc: Incarnation,
+    },
 
     // Without an outcome.
     /// Move the record to where it ended.
-    Finish { entry: Entry, attempt: u32, inc: Incarnation, state: State, evidence: Option<Evidence>, reason: Option<String> },
+    Finish {
+        entry: Entry,
+        attempt: u32,
+        inc: Incarnation,
+        state: State,
+        evidence: Option<Evidence>,
+        reason: Option<String>,
+    },
     /// Put a damaged record aside and say so once.
-    Quarantine { entry: Entry, reason: String },
+    Quarantine {
+        entry: Entry,
+        reason: String,
+    },
     /// Give the message back to `new/`.
-    Release { entry: Entry, how: Giveback },
+    Release {
+        entry: Entry,
+        how: Giveback,
+    },
     SetMarkers(Markers),
     SaveDeaths(Vec<Death>),
     /// The session is READY: written into `session.json`.
-    MarkReady { inc: Incarnation, seed_due: bool },
+    MarkReady {
+        inc: Incarnation,
+        seed_due: bool,
+    },
 
     // Told.
     /// A message changed its state.
-    Report { inc: Option<Incarnation>, id: MessageId, state: State, reason: Option<String>, evidence: Option<Evidence>, attempt: u32 },
-    Held { inc: Option<Incarnation>, reason: Hold, message: Option<MessageId> },
-    Released { inc: Option<Incarnation>, was: Option<Hold>, message: Option<MessageId> },
-    Ready { inc: Incarnation, ms: u64 },
-    WakeFailed { inc: Incarnation, reason: String, detail: String },
-    Died { inc: Incarnation, cause: String, age_ms: u64, claimed: Option<MessageId> },
-    Adopted { inc: Incarnation },
-    Order { verb: &'static str, by: String },
-    CrashLoop { count: u32 },
-    Backoff { until_ms: u64 },
+    Report {
+        inc: Option<Incarnation>,
+        id: MessageId,
+        state: State,
+        reason: Option<String>,
+        evidence: Option<Evidence>,
+        attempt: u32,
+    },
+    Held {
+        inc: Option<Incarnation>,
+        reason: Hold,
+        message: Option<MessageId>,
+    },
+    Released {
+        inc: Option<Incarnation>,
+        was: Option<Hold>,
+        message: Option<MessageId>,
+    },
+    Ready {
+        inc: Incarnation,
+        ms: u64,
+    },
+    WakeFailed {
+        inc: Incarnation,
+        reason: String,
+        detail: String,
+    },
+    Died {
+        inc: Incarnation,
+        cause: String,
+        age_ms: u64,
+        claimed: Option<MessageId>,
+    },
+    Adopted {
+        inc: Incarnation,
+    },
+    Order {
+        verb: &'static str,
+        by: String,
+    },
+    CrashLoop {
+        count: u32,
+    },
+    Backoff {
+        until_ms: u64,
+    },
     /// Tell the operator once.
-    Notice { text: String },
+    Notice {
+        text: String,
+    },
 }
 
 /// Whether a message that goes back to `new/` may have been seen.

@@ -16,43 +16,98 @@ pub enum Event {
     /// A launch without mail.
     Want(WantedBy),
     /// `stop`: marker first, then the end of the session.
-    Stop { by: String },
+    Stop {
+        by: String,
+    },
     /// `start`: clears `stopped` and a crash-loop hold.
-    Start { by: String },
+    Start {
+        by: String,
+    },
     /// `new`: end what runs, then a fresh session.
-    New { by: String },
+    New {
+        by: String,
+    },
     /// End the session, as a sleep.
     Rest,
     /// The daemon ends; sessions stay.
     Drain,
     /// The agent's program told something by a hook.
-    Hook { inc: Incarnation, fact: HookFact },
+    Hook {
+        inc: Incarnation,
+        fact: HookFact,
+    },
     /// The transcript shows user turns with these ids.
-    TranscriptShows { inc: Incarnation, ids: Vec<MessageId> },
-    TranscriptTurnEnd { inc: Incarnation },
+    TranscriptShows {
+        inc: Incarnation,
+        ids: Vec<MessageId>,
+    },
+    TranscriptTurnEnd {
+        inc: Incarnation,
+    },
     /// The program drew on its terminal.
-    Output { inc: Incarnation },
+    Output {
+        inc: Incarnation,
+    },
     /// The keeper or the tmux server is gone.
-    Died { inc: Incarnation, cause: DeathCause },
+    Died {
+        inc: Incarnation,
+        cause: DeathCause,
+    },
     /// Time passed.
     Tick,
 
     // Outcomes of effects.
-    Launched { inc: Incarnation, result: Result<(), LaunchFault> },
-    Looked { inc: Incarnation, result: Result<Look, String> },
-    Keyed { inc: Incarnation, pressed: bool },
+    Launched {
+        inc: Incarnation,
+        result: Result<(), LaunchFault>,
+    },
+    Looked {
+        inc: Incarnation,
+        result: Result<Look, String>,
+    },
+    Keyed {
+        inc: Incarnation,
+        pressed: bool,
+    },
     /// The claim stands, with the attempt it is and the deaths charged to it so far.
-    Claimed { id: MessageId, result: Result<(u32, u32), String> },
-    Pasted { inc: Incarnation, id: MessageId, result: ActResult },
+    Claimed {
+        id: MessageId,
+        result: Result<(u32, u32), String>,
+    },
+    Pasted {
+        inc: Incarnation,
+        id: MessageId,
+        result: ActResult,
+    },
     /// The record of the message in flight is damaged: there is nothing that could be typed.
-    Unreadable { id: MessageId, reason: String },
-    Probed { inc: Incarnation, id: MessageId, result: ActResult },
-    Submitted { inc: Incarnation, id: MessageId, attempt: u32, result: ActResult },
-    Inquired { id: MessageId, found: Option<crate::core::message::Evidence> },
+    Unreadable {
+        id: MessageId,
+        reason: String,
+    },
+    Probed {
+        inc: Incarnation,
+        id: MessageId,
+        result: ActResult,
+    },
+    Submitted {
+        inc: Incarnation,
+        id: MessageId,
+        attempt: u32,
+        result: ActResult,
+    },
+    Inquired {
+        id: MessageId,
+        found: Option<crate::core::message::Evidence>,
+    },
     /// The session's processes are proven gone.
-    Ended { inc: Incarnation, result: Result<(), String> },
+    Ended {
+        inc: Incarnation,
+        result: Result<(), String>,
+    },
     /// The dead session's remains are saved and removed.
-    Collected { inc: Incarnation },
+    Collected {
+        inc: Incarnation,
+    },
 }
 
 #[derive(Debug, Clone, Default)]

@@ -161,11 +161,19 @@ pub enum WantedBy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Session {
     None,
-    Launching { inc: Incarnation, fresh: bool },
+    Launching {
+        inc: Incarnation,
+        fresh: bool,
+    },
     Up(Box<Up>),
-    Ending { inc: Incarnation, then: Option<WantedBy> },
+    Ending {
+        inc: Incarnation,
+        then: Option<WantedBy>,
+    },
     /// Died; what is left of it is being collected.
-    Dead { inc: Incarnation },
+    Dead {
+        inc: Incarnation,
+    },
 }
 
 /// A session that runs.
@@ -211,7 +219,9 @@ pub enum EndWhy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turn {
     Idle,
-    Working { message: Option<MessageId> },
+    Working {
+        message: Option<MessageId>,
+    },
     /// For a person: permission, question.
     Waiting,
 }
@@ -238,17 +248,32 @@ pub struct Flight {
 pub enum Stage {
     Claiming,
     /// Claimed; the paste has not succeeded. `guard` binds it to a look, else the definition's facts.
-    ToPaste { guard: Option<Guard>, leave_mode: bool },
+    ToPaste {
+        guard: Option<Guard>,
+        leave_mode: bool,
+    },
     /// Guard refused with a reason; waits for the next look.
     Waiting,
     /// The mark stands; waits until the screen shows the paste.
-    Pasted { at: Millis, next: Millis },
+    Pasted {
+        at: Millis,
+        next: Millis,
+    },
     /// Shown; waits out the settle time.
-    Settling { at: Millis, until: Millis },
+    Settling {
+        at: Millis,
+        until: Millis,
+    },
     /// A submit key followed.
-    Submitted { at: Millis, attempt: u32, unknown: bool },
+    Submitted {
+        at: Millis,
+        attempt: u32,
+        unknown: bool,
+    },
     /// Looking for evidence in hooks and transcript before anything else is done.
-    Inquiring { after: AfterInquiry },
+    Inquiring {
+        after: AfterInquiry,
+    },
 }
 
 /// What an inquiry without a find leads to.

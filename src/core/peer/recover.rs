@@ -24,11 +24,15 @@ pub struct Findings<'a> {
 pub enum Recovery {
     Done(Evidence),
     /// The submit key followed already, in this attempt: wait for evidence, then the re-Enter rule.
-    AwaitEvidence { attempt: u32 },
+    AwaitEvidence {
+        attempt: u32,
+    },
     GuardedSubmit,
     GuardedPaste,
     /// Back to `new/` at its old place.
-    Redeliver { attempt: u32 },
+    Redeliver {
+        attempt: u32,
+    },
     /// `at_most_once`: a person decides.
     Park,
     /// It ended its agent too often.

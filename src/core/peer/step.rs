@@ -446,7 +446,14 @@ impl Peer {
         self.session = Session::Launching { inc, fresh: mode == wake::Mode::Fresh };
         self.set_hold(None, fx);
         if let Some(id) = &for_message {
-            fx.push(Effect::Report { inc: Some(inc), id: id.clone(), state: State::Held, reason: Some(Hold::Starting.word().into()), evidence: None, attempt: 0 });
+            fx.push(Effect::Report {
+                inc: Some(inc),
+                id: id.clone(),
+                state: State::Held,
+                reason: Some(Hold::Starting.word().into()),
+                evidence: None,
+                attempt: 0,
+            });
         }
         self.act(Doing::Launch, Effect::Launch { inc, mode, cause, for_message }, fx);
     }

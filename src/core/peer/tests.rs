@@ -103,7 +103,16 @@ impl World {
                     }
                     self.released.push((entry.id().clone(), how));
                 }
-                Effect::Launch { .. } | Effect::Look { .. } | Effect::Key { .. } | Effect::Claim { .. } | Effect::Paste { .. } | Effect::Probe { .. } | Effect::Submit { .. } | Effect::Inquire { .. } | Effect::End { .. } | Effect::Collect { .. } => {
+                Effect::Launch { .. }
+                | Effect::Look { .. }
+                | Effect::Key { .. }
+                | Effect::Claim { .. }
+                | Effect::Paste { .. }
+                | Effect::Probe { .. }
+                | Effect::Submit { .. }
+                | Effect::Inquire { .. }
+                | Effect::End { .. }
+                | Effect::Collect { .. } => {
                     self.pending.push(effect);
                 }
                 told => self.told.push(told),
@@ -557,8 +566,22 @@ fn an_adopted_session_with_a_claim_is_continued_by_its_marks() {
             w.marks.1 = format!("{}@4#1", id(1));
         }
         let process = ProcessRef { pid: 1, start: 1 };
-        let claim = Claim { v: 1, id: id(1), attempt: 1, deaths: 0, identity: "echo-a".parse().unwrap(), incarnation: 4, boot_id: String::new(), server: process.clone(), keeper: process, pane: "%0".into(), transcript: None, released: false };
-        let restored = Restored { claim: Some((claim, entry(1))), incarnation: 4, adopted: Some(Adopted { inc: 4, ready: true, seed_due: false }), ..Restored::default() };
+        let claim = Claim {
+            v: 1,
+            id: id(1),
+            attempt: 1,
+            deaths: 0,
+            identity: "echo-a".parse().unwrap(),
+            incarnation: 4,
+            boot_id: String::new(),
+            server: process.clone(),
+            keeper: process,
+            pane: "%0".into(),
+            transcript: None,
+            released: false,
+        };
+        let restored =
+            Restored { claim: Some((claim, entry(1))), incarnation: 4, adopted: Some(Adopted { inc: 4, ready: true, seed_due: false }), ..Restored::default() };
         w.event(Event::Restored(Box::new(restored)));
         w.pass(100);
         assert_eq!(w.pasted[&(4, id(1))], 1, "one copy");
