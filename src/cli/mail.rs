@@ -70,7 +70,9 @@ fn text_of(args: &SendArgs) -> Result<String, Fault> {
     }
     let bytes = match args.message_file.as_deref() {
         None => {
-            return Err(invalid("there is no message".into()).hint("give it as the last argument, with --message, or with --message-file (- is standard input)"));
+            return Err(
+                invalid("there is no message".into()).hint("give it as the last argument, with --message, or with --message-file (- is standard input)")
+            );
         }
         Some("-") => {
             let mut bytes = Vec::new();
