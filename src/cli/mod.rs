@@ -31,7 +31,8 @@ use std::process::ExitCode;
     version,
     about = "Coding agents as peers: an address, a durable mailbox, a supervised terminal",
     arg_required_else_help = true,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    after_help = "In a project folder, `iapeer <runtime>` (claude, codex, echo, or a definition of your own) makes the folder a peer,\nstarts the program and opens its terminal; `iapeer <runtime> --help` shows its options."
 )]
 struct Cli {
     /// Print data as JSON.

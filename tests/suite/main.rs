@@ -19,3 +19,4 @@ mod recovery;
 mod refusals;
 mod screens;
 mod security;
+mod terminal;
