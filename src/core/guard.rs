@@ -16,6 +16,8 @@ pub enum Fact {
     Lacks(String),
     TitleLacks(String),
     CursorShown,
+    /// No terminal of a person is attached.
+    Unattached,
     /// The cursor is where the last look saw it: nothing has been redrawn since.
     CursorAt {
         x: u16,

@@ -16,6 +16,8 @@ use crate::core::peer::{Peer, Resumable, Timing, Turn};
 use crate::core::runtime::{Definition, SessionIdFrom};
 use crate::runtime::hooks::Heard;
 use crate::runtime::load::Runtimes;
+use crate::store::disk::{OsDisk, remove_if_there};
+use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -330,7 +332,7 @@ impl Actor {
         }
         if self.peer.flight.is_none() && !self.spool_files.is_empty() {
             let files = std::mem::take(&mut self.spool_files);
-            self.host.store.post("spool", move |_| files.iter().try_for_each(std::fs::remove_file)).await;
+            self.host.store.post("spool", move |_| files.iter().try_for_each(|f| remove_if_there(&OsDisk, f))).await;
         }
         self.show();
     }
@@ -386,7 +388,7 @@ impl Actor {
         self.last_failure = Some(detail);
     }
 
-    pub(super) fn flight_message(&mut self, entry: &Entry) -> Result<Message, String> {
+    pub(super) fn flight_message(&mut self, entry: &Entry) -> Result<Message, RecordFault> {
         if let Some(message) = self.message.as_ref().filter(|m| m.id == *entry.id()) {
             return Ok(message.clone());
         }

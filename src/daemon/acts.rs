@@ -4,13 +4,15 @@
 use super::actor::{Actor, chooses_session_id};
 use super::host::Host;
 use super::logs::Line;
+use super::restore;
 use crate::core::envelope::{self, Carriage};
-use crate::core::guard::{Fact, Guard};
+use crate::core::guard::{Fact, FactSet, Guard};
 use crate::core::message::{Claim, Ending, Entry, Evidence, Message, MessageId, ProcessRef};
 use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::effect::Effect;
 use crate::core::peer::event::{ActResult, Event, LaunchFault};
 use crate::core::peer::wake::Mode;
+use crate::core::peer::{RETRY_MS, SAME_BREATH_MS, Stage};
 use crate::core::runtime::Definition;
 use crate::core::sanitize;
 use crate::core::screen::{Look, Screen, absent, classify};
@@ -19,6 +21,7 @@ use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, StartSpec, Submit,
 use crate::runtime::launch::{self, Known, Plan};
 use crate::runtime::transcript;
 use crate::store::disk::{OsDisk, create_dir, read_own, replace};
+use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
 use crate::sys::process;
 use crate::tmux::driver::gone_within;
@@ -26,6 +29,9 @@ use nix::sys::signal::Signal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Between tries to end a session that does not end.
+const END_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a task brings back.
 pub struct Outcome {
@@ -63,6 +69,10 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Looked { inc, result: Err("no session".into()) }) };
             actor.tasks.spawn(async move {
                 let result = host.terminal.look(pane).await.map(|c| look_of(&definition, &c)).map_err(|e| e.to_string());
+                if result.as_ref().map_or(true, |l: &Look| l.dead) {
+                    // A terminal that is going away: its end is on its way, do not spin until then.
+                    tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+                }
                 Event::Looked { inc, result }.into()
             });
         }
@@ -79,7 +89,9 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             let id = entry.id().clone();
             let message = match actor.flight_message(&entry) {
                 Ok(message) => message,
-                Err(reason) => return lost(actor, Event::Unreadable { id, reason }),
+                Err(RecordFault::Content(reason)) => return lost(actor, Event::Unreadable { id, reason }),
+                // A passing fault of the disk says nothing about the message.
+                Err(RecordFault::Io(error)) => return lost(actor, Event::Pasted { inc, id, result: ActResult::Failed(error.to_string()) }),
             };
             let (pane, text) = match (pane(actor, inc), compose(&host, &identity, &definition, &message, attempt, seed)) {
                 (Some(pane), Ok(text)) => (pane, text),
@@ -228,8 +240,21 @@ fn acted(definition: &Definition, result: Result<Acted, TerminalError>) -> ActRe
 
 /// What must be on the screen before the submit key: our text, and nothing but our text.
 fn taken_guard(actor: &Actor, definition: &Definition, id: &MessageId) -> Guard {
-    let fence = actor.peer.flight.as_ref().map(|f| f.entry.fence.clone()).unwrap_or_default();
-    let groups: Vec<Vec<Fact>> = definition.input.taken.iter().map(|set| set.facts(id.as_str(), &fence)).collect();
+    let Some(flight) = &actor.peer.flight else { return Guard { facts: vec![Fact::Any(Vec::new())] } };
+    let pasted_at = match flight.stage {
+        Stage::Pasted { at, .. } | Stage::Settling { at, .. } | Stage::Submitted { at, .. } => at,
+        _ => 0,
+    };
+    let late = flight.recovered || actor.host.clock.boot_ms().saturating_sub(pasted_at) > SAME_BREATH_MS;
+    let group = |set: &FactSet| {
+        let mut facts = set.facts(id.as_str(), &flight.entry.fence);
+        let names_message = set.shows.iter().any(|p| p.0.contains("{id}") || p.0.contains("{fence}"));
+        if late && !names_message {
+            facts.push(Fact::Unattached);
+        }
+        facts
+    };
+    let groups: Vec<Vec<Fact>> = definition.input.taken.iter().map(group).collect();
     if groups.is_empty() { Guard::default() } else { Guard { facts: vec![Fact::Any(groups)] } }
 }
 
@@ -379,10 +404,18 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mod
         rows: host.settings.window.rows,
     };
     let socket = spec.socket.clone();
-    let started = host.terminal.start(spec).await.map_err(|e| {
-        let _ = std::fs::remove_file(&launch_path);
-        other(e.to_string())
-    })?;
+    // Never beside what an earlier try may have left.
+    restore::end_stray(host, identity).await.map_err(other)?;
+    let started = match host.terminal.start(spec).await {
+        Ok(started) => started,
+        Err(error) => {
+            // The call failed; the session may run all the same. It ends before anything else is tried.
+            let _ = std::fs::remove_file(&launch_path);
+            let _ = host.terminal.kill(socket).await;
+            restore::end_stray(host, identity).await.map_err(other)?;
+            return Err(other(error.to_string()));
+        }
+    };
     let keeper = process::reference(started.keeper_pid).ok_or_else(|| other(early_end(&dir, inc)))?;
     let record = SessionRecord {
         v: 1,
@@ -463,6 +496,9 @@ fn end(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
     actor.tasks.spawn(async move {
         let exits = host.root.peer_state(&record.identity).join("exits");
         let result = end_processes(&record, &exits, host.settings.term_grace_secs).await;
+        if result.is_err() {
+            tokio::time::sleep(END_PAUSE).await;
+        }
         Event::Ended { inc, result }.into()
     });
 }

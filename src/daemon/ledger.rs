@@ -27,6 +27,8 @@ struct Inner {
     /// Boot-time clock of acceptance, of what this daemon accepted.
     accepted_ms: HashMap<MessageId, Millis>,
     order: std::collections::VecDeque<MessageId>,
+    /// Ids that are being accepted.
+    reserved: std::collections::HashSet<MessageId>,
 }
 
 impl Default for Ledger {
@@ -42,6 +44,18 @@ impl Ledger {
 
     pub fn note_place(&self, party: &Party, key: Key) {
         self.lock().places.insert(key.id.clone(), (party.clone(), key));
+    }
+
+    /// Takes an id for one request; false when another has it.
+    pub fn reserve(&self, id: &MessageId) -> bool {
+        self.lock().reserved.insert(id.clone())
+    }
+    pub fn is_reserved(&self, id: &MessageId) -> bool {
+        self.lock().reserved.contains(id)
+    }
+    pub fn unreserve(&self, id: &MessageId) {
+        self.lock().reserved.remove(id);
+        let _ = self.changed.send(id.clone());
     }
 
     pub fn place(&self, id: &MessageId) -> Option<(Party, Key)> {

@@ -54,9 +54,10 @@ impl Live {
         let Some(path) = self.record.transcript.clone().map(PathBuf::from) else { return };
         if self.tail.as_ref().is_none_or(|t| t.path != path) {
             // What was there before this session's first message is no news; inquiries read it.
-            let known = self.tail.is_none() && self.record.ready && !self.record.seed_due;
+            let known = self.tail.is_none() && !self.record.seed_due;
             let offset = if known { std::fs::metadata(&path).map_or(0, |m| m.len()) } else { 0 };
             self.tail = Some(Tail::new(path.clone(), offset));
+            self.transcript = None;
         }
         if self.transcript.is_none() {
             let (inc, pending) = (self.record.incarnation, self.transcript_pending.clone());

@@ -77,6 +77,7 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     adopt_all(&host).await;
 
     let listener = listen(&root)?;
+    read_late_hooks(&host).await;
     host.lifecycle(
         Line::new("daemon-start")
             .with("version", env!("CARGO_PKG_VERSION"))
@@ -209,6 +210,17 @@ async fn adopt_all(host: &Arc<Host>) {
         handle.wait_until(Duration::from_secs(30), |s| s.restored || s.last_failure.is_some()).await;
     }
     note_operator_mail(host).await;
+}
+
+/// Hooks that fired while this daemon restored its peers found no socket and went into the spool, after
+/// their peer had read it.
+async fn read_late_hooks(host: &Arc<Host>) {
+    for (path, report) in crate::store::spool::read(&host.root.hook_spool()) {
+        if host.existing(&report.identity).is_some() {
+            orders::hook(host, &report.identity, report.incarnation, &report.event, &report.payload).await;
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 async fn note_operator_mail(host: &Arc<Host>) {

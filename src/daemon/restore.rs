@@ -50,7 +50,7 @@ pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
             found.restored.claim = scan.claim;
             match record {
                 Some(record) => sort_session(host, identity, record, &mut found).await,
-                None => end_stray(host, identity).await,
+                None => found.failure = end_stray(host, identity).await.err(),
             }
         }
         Err(error) => {
@@ -128,13 +128,15 @@ pub fn stray_keeper(peer_state: &Path) -> Option<StartRecord> {
 }
 
 /// Ended before anything is launched: a peer never has two agents.
-async fn end_stray(host: &Arc<Host>, identity: &Identity) {
+pub async fn end_stray(host: &Arc<Host>, identity: &Identity) -> Result<(), String> {
     let dir = host.root.peer_state(identity);
-    let Some(started) = stray_keeper(&dir) else { return };
+    let Some(started) = stray_keeper(&dir) else { return Ok(()) };
     let ended = acts::end_keeper(&started.keeper, started.agent.as_ref(), host.settings.term_grace_secs).await;
     let _ = host.terminal.kill(host.root.tmux_socket(identity)).await;
+    let outcome = ended.clone().err().unwrap_or_else(|| "gone".into());
     let line = Line::new("stray-ended").with("identity", identity).with("inc", started.incarnation).with("keeper", started.keeper.pid);
-    host.lifecycle(line.with("outcome", ended.err().unwrap_or_else(|| "gone".into())));
+    host.lifecycle(line.with("outcome", outcome));
+    ended
 }
 
 fn read_spool(host: &Host, identity: &Identity, found: &mut Found) {

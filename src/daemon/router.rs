@@ -114,15 +114,23 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<M
         fence: new_fence(&body),
         body,
     };
+    if !host.ledger.reserve(&id) {
+        // The same id is being accepted by another request at this moment.
+        return twin(host, &id, &message.from, &request).await;
+    }
     let kept = host.store.run(move |store| {
         let (mailbox, disk) = store.mailbox(&message.to)?;
         message.seq = mailbox.take_seq(&*disk)?;
         mailbox.enqueue(&*disk, &message)?;
         Ok(message)
     });
-    let message = kept.await.map_err(|e| refuse_store(host, &e))?;
+    let kept = kept.await;
+    if let Ok(message) = &kept {
+        host.ledger.accepted(message, host.clock.boot_ms());
+    }
+    host.ledger.unreserve(&id);
+    let message = kept.map_err(|e| refuse_store(host, &e))?;
     host.set_degraded(STORE_WRITE, false);
-    host.ledger.accepted(&message, host.clock.boot_ms());
     log_accepted(host, &message);
     // Only the peer that was asked can answer, and only to whoever asked.
     let asked = |question: &Message| question.to == message.from && question.from == message.to;
@@ -182,6 +190,17 @@ fn repeated(host: &Arc<Host>, id: &MessageId, from: &Party, request: &SendReques
         m.from == *from && addressed && m.body == request.text.as_bytes()
     });
     if same { message(host, id).map(Some) } else { Err(Fault::new(Code::KeyConflict, format!("the id {id} belongs to another message"))) }
+}
+
+/// Waits for what becomes of the other request, then answers as to any repetition.
+async fn twin(host: &Arc<Host>, id: &MessageId, from: &Party, request: &SendRequest) -> Result<MessageView, Fault> {
+    let mut changed = host.ledger.subscribe();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while host.ledger.is_reserved(id) && tokio::time::timeout_at(deadline, changed.recv()).await.is_ok() {}
+    match repeated(host, id, from, request)? {
+        Some(view) => Ok(view),
+        None => Err(Fault::new(Code::StoreDegraded, format!("another request with the id {id} was not kept")).hint("send again")),
+    }
 }
 
 async fn admit(host: &Arc<Host>, handle: &PeerHandle, request: &SendRequest) -> Result<(), Fault> {

@@ -85,7 +85,10 @@ impl Mailbox {
             let _ = disk.remove(&temp);
             return Err(error);
         }
-        disk.sync_dir(&self.dir.join("new"))
+        disk.sync_dir(&self.dir.join("new")).inspect_err(|_| {
+            // The sender hears that nothing was accepted; then nothing may be delivered later.
+            let _ = disk.remove(&self.dir.join("new").join(&name));
+        })
     }
 
     /// Looks at every folder; puts aside what is not a message.
@@ -101,7 +104,12 @@ impl Mailbox {
                     Some(key) => self.parse_claim(disk, key).map(|claim| claims.push(claim)),
                     None => self.peek(disk, folder, text).map(|entry| if folder == "new" { scan.waiting.push(entry) } else { claimed.push(entry) }),
                 };
-                if let Err(reason) = found {
+                if let Err(fault) = found {
+                    let reason = match fault {
+                        RecordFault::Content(reason) => reason,
+                        // The disk may be well again in a moment; the record is.
+                        RecordFault::Io(error) => return Err(error),
+                    };
                     self.quarantine(disk, folder, &name)?;
                     scan.quarantined.push((format!("{folder}/{}", name.to_string_lossy()), reason));
                 }
@@ -155,10 +163,10 @@ impl Mailbox {
         disk.rename(&self.dir.join("cur").join(key.file_name()), &self.dir.join("new").join(key.file_name()))
     }
 
-    fn parse_claim(&self, disk: &dyn Disk, key: &Key) -> Result<Claim, String> {
-        let bytes = disk.read(&self.claim_path(key), 64 * 1024).map_err(|e| e.to_string())?;
-        let claim: Claim = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-        if claim.id == key.id { Ok(claim) } else { Err("the name and the claim do not agree".into()) }
+    fn parse_claim(&self, disk: &dyn Disk, key: &Key) -> Result<Claim, RecordFault> {
+        let bytes = disk.read(&self.claim_path(key), 64 * 1024).map_err(RecordFault::of)?;
+        let claim: Claim = serde_json::from_slice(&bytes).map_err(|e| RecordFault::Content(e.to_string()))?;
+        if claim.id == key.id { Ok(claim) } else { Err(RecordFault::Content("the name and the claim do not agree".into())) }
     }
 
     fn drop_claims_of(&self, disk: &dyn Disk, claim: &Claim) -> io::Result<()> {
@@ -171,22 +179,23 @@ impl Mailbox {
         Ok(())
     }
 
-    fn peek(&self, disk: &dyn Disk, folder: &str, name: &str) -> Result<Entry, String> {
-        let key = Key::from_file_name(name).ok_or("not a name of a message record")?;
+    fn peek(&self, disk: &dyn Disk, folder: &str, name: &str) -> Result<Entry, RecordFault> {
+        let content = RecordFault::Content;
+        let key = Key::from_file_name(name).ok_or_else(|| content("not a name of a message record".into()))?;
         let path = self.dir.join(folder).join(name);
         // Small records are read whole and checked; of large ones the header, and the size.
-        let bytes = match disk.read(&path, PEEK) {
-            Ok(bytes) => {
-                let message = record::decode(&bytes).map_err(|e| e.to_string())?;
-                return Ok(message.entry()).and_then(|e| matches_name(e, key));
+        let entry = match disk.read(&path, PEEK) {
+            Ok(bytes) => record::decode(&bytes).map_err(|e| content(e.to_string()))?.entry(),
+            Err(_) => {
+                let bytes = disk.read(&path, RECORD_CAP).map_err(RecordFault::of)?;
+                let (message, len) = record::peek(&bytes).map_err(|e| content(e.to_string()))?;
+                if len != bytes.len() as u64 {
+                    return Err(content(format!("{} bytes, the header says {len}", bytes.len())));
+                }
+                message.entry()
             }
-            Err(_) => disk.read(&path, RECORD_CAP).map_err(|e| e.to_string())?,
         };
-        let (message, len) = record::peek(&bytes).map_err(|e| e.to_string())?;
-        if len != bytes.len() as u64 {
-            return Err(format!("{} bytes, the header says {len}", bytes.len()));
-        }
-        matches_name(message.entry(), key)
+        if entry.key == key { Ok(entry) } else { Err(content("the name and the header do not agree".into())) }
     }
 
     fn quarantine(&self, disk: &dyn Disk, folder: &str, name: &OsStr) -> io::Result<()> {
@@ -228,8 +237,12 @@ impl Mailbox {
         }
         claim.attempt += 1;
         self.write_claim(disk, key, &claim)?;
-        disk.rename(&self.dir.join("new").join(key.file_name()), &self.dir.join("cur").join(key.file_name()))?;
-        Ok(claim)
+        let (new, cur) = (self.dir.join("new").join(key.file_name()), self.dir.join("cur").join(key.file_name()));
+        match disk.rename(&new, &cur) {
+            // Moved by an earlier try whose release did not get through.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && cur.symlink_metadata().is_ok() => Ok(claim),
+            moved => moved.map(|()| claim),
+        }
     }
 
     fn write_claim(&self, disk: &dyn Disk, key: &Key, claim: &Claim) -> io::Result<()> {
@@ -278,16 +291,35 @@ impl Mailbox {
 }
 
 /// Reads a whole record, checked, from the first of these folders of `queue/` that has it.
-pub fn read_record(disk: &dyn Disk, queue: &Path, key: &Key, folders: &[&str]) -> Result<Message, String> {
+pub fn read_record(disk: &dyn Disk, queue: &Path, key: &Key, folders: &[&str]) -> Result<Message, RecordFault> {
     let name = key.file_name();
     for folder in folders {
         match disk.read(&queue.join(folder).join(&name), RECORD_CAP) {
-            Ok(bytes) => return record::decode(&bytes).map_err(|e| format!("{folder}/{name}: {e}")),
+            Ok(bytes) => return record::decode(&bytes).map_err(|e| RecordFault::Content(format!("{folder}/{name}: {e}"))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(format!("{folder}/{name}: {e}")),
+            Err(e) => return Err(RecordFault::of(e)),
         }
     }
-    Err(format!("{name}: no such record"))
+    Err(RecordFault::Content(format!("{name}: no such record")))
+}
+
+/// Why a record could not be had: a verdict about its content, or a fault that may pass.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordFault {
+    #[error("{0}")]
+    Content(String),
+    #[error(transparent)]
+    Io(io::Error),
+}
+
+impl RecordFault {
+    /// What reading says of planted things (no regular file, too large, a symlink, a socket, another
+    /// user's) is a verdict; everything else (no descriptors, no memory, a bad disk) is not.
+    fn of(error: io::Error) -> Self {
+        let planted = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory);
+        let odd = matches!(error.raw_os_error(), Some(nix::libc::ELOOP | nix::libc::ENXIO));
+        if planted || odd { RecordFault::Content(error.to_string()) } else { RecordFault::Io(error) }
+    }
 }
 
 /// How a record ended, by the note beside it.
@@ -304,8 +336,4 @@ pub fn keys_in(disk: &dyn Disk, dir: &Path) -> Vec<Key> {
     let mut keys: Vec<Key> = disk.list(dir).unwrap_or_default().iter().filter_map(|n| Key::from_file_name(n.to_str()?)).collect();
     keys.sort_by_key(Key::rank);
     keys
-}
-
-fn matches_name(entry: Entry, key: Key) -> Result<Entry, String> {
-    if entry.key == key { Ok(entry) } else { Err("the name and the header do not agree".into()) }
 }

@@ -45,6 +45,7 @@ fn fact(f: &Fact) -> String {
         Fact::Lacks(p) => format!("#{{==:#{{C/r:{}}},0}}", escape(p)),
         Fact::TitleLacks(p) => format!("#{{==:#{{m/r:{},#{{pane_title}}}},0}}", escape(p)),
         Fact::CursorShown => is("cursor_flag", "1"),
+        Fact::Unattached => is("session_attached", "0"),
         Fact::CursorAt { x, y } => all(vec![is("cursor_x", &x.to_string()), is("cursor_y", &y.to_string())]),
         Fact::Any(groups) => both(groups.iter().map(|g| all(g.iter().map(fact).collect())).collect(), "||"),
     }

@@ -188,6 +188,25 @@ fn a_repeated_send_with_the_same_id_is_one_message() {
     assert_eq!(bodies, ["once", "afterwards"]);
 }
 
+#[test]
+fn the_same_id_from_many_connections_at_once_is_one_message() {
+    let host = Host::with_peers(&["a"]);
+    host.deliver("a", "warm up");
+    let socket = host.root().join("run/iapeer.sock");
+    let body = serde_json::json!({"id": "0199a0b0-0000-7000-8000-000000000002", "to": "a", "text": "once"}).to_string();
+    let answers: Vec<String> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..16).map(|_| scope.spawn(|| raw_post(&socket, "/v1/messages", &body))).collect();
+        all.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert!(answers.iter().all(|a| a.contains("200 OK")), "{answers:?}");
+    host.deliver("a", "afterwards");
+    let bodies: Vec<String> = host.turns("a").iter().map(|t| body_of(t).to_string()).collect();
+    assert_eq!(bodies, ["warm up", "once", "afterwards"]);
+    let queue = host.state_dir("echo-a").join("queue");
+    let left = ["new", "cur"].iter().map(|f| std::fs::read_dir(queue.join(f)).unwrap().count()).sum::<usize>();
+    assert_eq!(left, 0, "no second record waits for the next start");
+}
+
 pub fn raw_post(socket: &std::path::Path, path: &str, body: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();

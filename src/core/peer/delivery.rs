@@ -11,7 +11,7 @@ use crate::core::screen::{Class, Composer};
 
 impl Flight {
     fn new(entry: Entry, attempt: u32, deaths: u32, stage: Stage, now: Millis) -> Self {
-        Flight { entry, attempt, deaths, stage, tries: 0, doubt: false, busy_at_submit: false, turn_ended: false, started: now }
+        Flight { entry, attempt, deaths, stage, tries: 0, doubt: false, recovered: false, busy_at_submit: false, turn_ended: false, started: now }
     }
     pub fn id(&self) -> &MessageId {
         self.entry.id()
@@ -66,6 +66,10 @@ impl Peer {
                     attempt: 0,
                 });
             }
+        }
+        if self.up().is_none() {
+            // Its session died while the claim was written.
+            self.give_back(fx);
         }
     }
 
@@ -147,6 +151,14 @@ impl Peer {
             self.act(Doing::Submit, Effect::Submit { inc, id, attempt: attempt + 1, key, bound: Some(look.guard()) }, fx);
         } else {
             flight.stage = Stage::Submitted { at, attempt: attempt + 1, unknown: false };
+        }
+    }
+
+    /// A terminal that cannot be looked at any more must not keep a message waiting for evidence for ever.
+    pub(super) fn give_up_waiting(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let late = RESUBMIT_AT_MS[2] + EVIDENCE_WAIT_MS;
+        if matches!(self.flight.as_ref().map(|f| &f.stage), Some(Stage::Submitted { at, unknown: false, .. }) if at + late <= now) {
+            self.call_unknown(now, fx);
         }
     }
 
@@ -247,7 +259,7 @@ impl Peer {
         match reason {
             None if working => {
                 self.set_hold(Some(Hold::Busy), fx);
-                self.look_at(now + HOLD_RECHECK_MS);
+                self.recheck(now);
             }
             // The screen moved under a bound guard: wait for it to come to rest, do not spin.
             None if already_bound => self.look_at(now + QUIET_MS),
@@ -258,7 +270,7 @@ impl Peer {
                 let hold = self.dialog_hold(look, hold);
                 self.report_held(hold, fx);
                 self.set_hold(Some(hold), fx);
-                self.look_at(now + HOLD_RECHECK_MS);
+                self.recheck(now);
             }
         }
     }
@@ -395,6 +407,7 @@ impl Peer {
         let (id, over) = (flight.id().clone(), flight.turn_ended);
         self.finish_flight(State::Submitted, by, fx);
         if let (false, Some(up)) = (over, self.up_mut()) {
+            up.ready_since = None;
             up.turn = Turn::Working { message: Some(id) };
         }
     }
@@ -403,6 +416,10 @@ impl Peer {
         let Some(flight) = self.flight.take() else { return };
         let inc = self.session_inc();
         let id = flight.id().clone();
+        if let Some(up) = self.up_mut().filter(|u| u.seed_due) {
+            up.seed_due = false;
+            fx.push(Effect::MarkReady { inc: up.inc, seed_due: false });
+        }
         if let Some(topic) = flight.entry.topic.clone() {
             let topics = &mut self.markers.topics;
             topics.retain(|t| *t != topic);
@@ -419,6 +436,10 @@ impl Peer {
 
     /// What becomes of the flight when its session is gone.
     pub(super) fn flight_after_death(&mut self, charge_death: bool, fx: &mut Vec<Effect>) {
+        if self.doing == Some(Doing::Claim) {
+            // The claim is being written; its outcome gives the message back.
+            return;
+        }
         let Some(flight) = self.flight.as_mut() else { return };
         if flight.maybe_injected() {
             flight.stage = Stage::Inquiring { after: AfterInquiry::Redeliver { charge_death } };
@@ -517,7 +538,8 @@ impl Peer {
     /// What a claim found at start becomes.
     pub(super) fn restore_flight(&mut self, entry: Entry, attempt: u32, deaths: u32, same_session: bool, charge_death: bool, now: Millis) {
         let after = if same_session { AfterInquiry::Marks } else { AfterInquiry::Redeliver { charge_death } };
-        self.flight = Some(Flight::new(entry, attempt, deaths, Stage::Inquiring { after }, now));
+        let flight = Flight::new(entry, attempt, deaths, Stage::Inquiring { after }, now);
+        self.flight = Some(Flight { recovered: true, ..flight });
     }
 
     /// Output on the terminal brings the next try of a waiting submit forward.

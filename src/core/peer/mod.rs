@@ -51,6 +51,9 @@ pub const RESUBMIT_AT_MS: [Millis; 3] = [500, 1_500, 4_000];
 pub const EVIDENCE_WAIT_MS: Millis = 5_000;
 /// Least time between two tries of a submit whose paste is not on the screen yet.
 pub const TAKEN_GAP_MS: Millis = 15;
+/// A submit later than this after its paste counts a bare placeholder as ours only while nobody is
+/// attached: a person may have cleared the composer and pasted something else.
+pub const SAME_BREATH_MS: Millis = 1_000;
 /// How long a paste may stay unseen before the screen is looked at as a whole.
 pub const TAKEN_CEILING_MS: Millis = 10_000;
 /// Pause after a terminal call that failed or timed out.
@@ -194,6 +197,8 @@ pub struct Up {
     pub ready_looks: u8,
     pub first_ready_look: Option<Millis>,
     pub turn: Turn,
+    /// Since when, within this turn, every look has shown a ready screen.
+    pub ready_since: Option<Millis>,
     pub attached: u32,
     /// Next look, when nothing happens before.
     pub look_due: Option<Millis>,
@@ -237,6 +242,8 @@ pub struct Flight {
     pub tries: u32,
     /// A paste was asked for and no answer said that it did not happen.
     pub doubt: bool,
+    /// Found at start: somebody may have been at the terminal since the paste.
+    pub recovered: bool,
     /// A turn was running at the submit: only the transcript proves then.
     pub busy_at_submit: bool,
     /// The turn's end was reported before its evidence.

@@ -63,6 +63,10 @@ impl Peer {
             Event::Restored(restored) => self.restored(*restored, now, fx),
             Event::Accepted(entry) => {
                 self.enqueue(entry);
+                if let Some(up) = self.up_mut().filter(|u| u.ready_at.is_some() && u.turn != Turn::Idle) {
+                    // The turn may have ended without a word while nobody waited for it.
+                    up.look_due = Some(up.look_due.map_or(now, |due| due.min(now)));
+                }
                 match self.hold {
                     _ if self.markers.stopped && self.up().is_none() => self.set_hold(Some(Hold::Stopped), fx),
                     // Whatever was missing may be there now.
@@ -102,6 +106,8 @@ impl Peer {
             }
             Event::New { by } => {
                 self.markers.stopped = false;
+                // Also if the daemon dies between the end and the launch.
+                self.markers.fresh_next = true;
                 fx.push(Effect::SetMarkers(self.markers.clone()));
                 fx.push(Effect::Order { verb: "new", by });
                 self.clear_launch_hold(fx);
@@ -131,7 +137,10 @@ impl Peer {
                 if self.is_current(inc) {
                     match result {
                         Ok(look) => self.looked(&look, now, fx),
-                        Err(_) => self.look_at(now + RETRY_MS),
+                        Err(_) => {
+                            self.look_at(now + RETRY_MS);
+                            self.give_up_waiting(now, fx);
+                        }
                     }
                     self.judge_again(now);
                 }
@@ -205,6 +214,14 @@ impl Peer {
         }
     }
 
+    /// A held message is looked at again, even if nothing happens before.
+    pub(super) fn recheck(&mut self, now: Millis) {
+        if let Some(up) = self.up_mut() {
+            let due = now + HOLD_RECHECK_MS;
+            up.look_due = Some(up.look_due.map_or(due, |d| d.min(due)));
+        }
+    }
+
     pub(super) fn seen(&mut self, look: &Look, now: Millis) {
         if let Some(up) = self.up_mut() {
             up.attached = look.attached;
@@ -244,25 +261,33 @@ impl Peer {
             up.started_hook = true;
             up.tools_listed = true;
             up.look_due = Some(now);
+            // A stop whose daemon died before the end is carried on.
+            up.end = self.markers.stopped.then_some(EndWhy::Stop);
             self.session = Session::Up(Box::new(up));
             fx.push(Effect::Adopted { inc: adopted.inc });
         }
-        let mut charge_death = false;
-        if let Some((inc, cause)) = restored.lost {
-            let claimed = restored.claim.as_ref().filter(|(c, _)| c.incarnation == inc && !c.released).map(|(_, e)| e.id().clone());
-            charge_death = !cause.by_host();
-            self.session = Session::Dead { inc };
-            self.note_death(inc, cause, 0, claimed, now, fx);
-        }
+        let charge_death = restored.lost.as_ref().is_some_and(|(_, cause)| !cause.by_host());
+        let claimed = restored.claim.as_ref().filter(|(c, _)| !c.released).map(|(c, e)| (c.incarnation, e.id().clone()));
+        // The flight comes first: a death that its message caused is no crash loop.
         if let Some((claim, entry)) = restored.claim {
             self.queue.retain(|e| e.id() != entry.id());
             let same = adopted_inc == Some(claim.incarnation);
             self.restore_flight(entry, claim.attempt, claim.deaths, same, charge_death, now);
         }
+        if let Some((inc, cause)) = restored.lost {
+            self.session = Session::Dead { inc };
+            // A daemon killed while it collected a dead session has counted this death already.
+            if !self.deaths.iter().any(|d| d.incarnation == inc) {
+                let claimed = claimed.filter(|(i, _)| *i == inc).map(|(_, id)| id);
+                self.note_death(inc, cause, 0, claimed, now, fx);
+            }
+        }
         if self.markers.stopped && !self.queue.is_empty() {
             self.set_hold(Some(Hold::Stopped), fx);
         }
-        self.check_crash_loop(now, fx);
+        if !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
+            self.check_crash_loop(now, fx);
+        }
     }
 
     fn hook(&mut self, fact: HookFact, now: Millis, fx: &mut Vec<Effect>) {
@@ -289,6 +314,7 @@ impl Peer {
                 self.on_evidence(&ids, Evidence::Hook, fx);
                 if let (false, Some(up)) = (ours, self.up_mut()) {
                     if !matches!(up.turn, Turn::Working { .. }) {
+                        up.ready_since = None;
                         up.turn = Turn::Working { message: ids.into_iter().next() };
                     }
                 }
@@ -343,7 +369,6 @@ impl Peer {
         let ready = Self::looks_ready(look);
         let Some(up) = self.up_mut() else { return };
         up.ready_looks = if ready { up.ready_looks.saturating_add(1) } else { 0 };
-        let ready_looks = up.ready_looks;
         if ready {
             up.first_ready_look.get_or_insert(now);
         }
@@ -352,11 +377,15 @@ impl Peer {
             return;
         }
         if let Turn::Working { .. } | Turn::Waiting = up.turn {
-            // Programs end some turns without a word; two ready looks in a row are an end as well.
-            match ready_looks {
-                0 => {}
-                1 => self.look_at(now + QUIET_MS),
-                _ => self.turn_ended(now, fx),
+            // Programs end some turns without a word: a screen that is ready, and still ready a while
+            // later, is an end as well. One look could have come before the turn showed.
+            match (ready, up.ready_since) {
+                (false, _) => up.ready_since = None,
+                (true, Some(since)) if now >= since + QUIET_MS => self.turn_ended(now, fx),
+                (true, since) => {
+                    up.ready_since = since.or(Some(now));
+                    self.look_at(now + QUIET_MS);
+                }
             }
         }
         match self.flight.as_ref().map(|f| &f.stage) {
@@ -370,7 +399,7 @@ impl Peer {
                     self.set_hold(hold, fx);
                 }
                 if hold.is_some() {
-                    self.look_at(now + HOLD_RECHECK_MS);
+                    self.recheck(now);
                 }
             }
         }
@@ -418,7 +447,7 @@ impl Peer {
                 } else if self.flight.is_some() {
                     self.drive_flight(now, fx);
                 } else if !self.queue.is_empty() {
-                    if self.hold.is_none() || self.hold == Some(Hold::Stopped) {
+                    if self.hold.is_none() {
                         self.start_flight(now, fx);
                     }
                     if self.doing.is_none() && self.flight.is_none() {
@@ -472,6 +501,7 @@ impl Up {
             ready_looks: 0,
             first_ready_look: None,
             turn: Turn::Idle,
+            ready_since: None,
             attached: 0,
             look_due: None,
             last_look: 0,

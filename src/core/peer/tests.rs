@@ -591,6 +591,78 @@ fn an_adopted_session_with_a_claim_is_continued_by_its_marks() {
 }
 
 #[test]
+fn a_session_that_dies_while_its_claim_is_written_gives_the_message_back_in_order() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.event(Event::Accepted(entry(2)));
+    assert!(matches!(w.pending.as_slice(), [Effect::Claim { .. }]));
+    w.die(DeathCause::Signal(9));
+    assert!(w.released.is_empty(), "not before the claim stands: the release would be overtaken");
+    w.pass(10_000);
+    w.evidence();
+    assert_eq!(w.released, [(id(2), Giveback::Untouched)]);
+    assert_eq!(w.finished[&id(2)].0, State::Submitted);
+}
+
+#[test]
+fn a_stop_whose_daemon_died_is_carried_on() {
+    let mut w = World::new();
+    w.alive = Some(4);
+    let markers = Markers { stopped: true, ..Markers::default() };
+    let adopted = Some(Adopted { inc: 4, ready: true, seed_due: false });
+    w.event(Event::Restored(Box::new(Restored { markers, incarnation: 4, adopted, queue: vec![entry(1)], ..Restored::default() })));
+    w.pass(60_000);
+    assert_eq!((w.alive, w.peer.state_word(), w.turns.len()), (None, "stopped", 0));
+}
+
+#[test]
+fn a_third_death_while_no_daemon_ran_is_the_messages_and_no_crash_loop() {
+    let mut w = World::new();
+    let death = |incarnation| Death { at: w.now, cause: "signal-9".into(), age_ms: 0, incarnation, claimed: Some(id(1)) };
+    let process = ProcessRef { pid: 1, start: 1 };
+    let claim = Claim {
+        v: 1,
+        id: id(1),
+        attempt: 3,
+        deaths: 2,
+        identity: "echo-a".parse().unwrap(),
+        incarnation: 3,
+        boot_id: String::new(),
+        server: process.clone(),
+        keeper: process,
+        pane: "%0".into(),
+        transcript: None,
+        released: false,
+    };
+    let restored = Restored {
+        claim: Some((claim, entry(1))),
+        queue: vec![entry(2)],
+        deaths: vec![death(1), death(2)],
+        incarnation: 3,
+        lost: Some((3, DeathCause::Signal(9))),
+        ..Restored::default()
+    };
+    w.event(Event::Restored(Box::new(restored)));
+    w.pass(10_000);
+    w.evidence();
+    assert_eq!(w.finished[&id(1)].0, State::Dead);
+    assert_eq!(w.finished[&id(2)].0, State::Submitted, "{:?}", w.peer);
+}
+
+#[test]
+fn a_turn_that_ended_unseen_does_not_hold_the_next_message() {
+    let mut w = World::new();
+    w.event(Event::Want(WantedBy::FolderLaunch));
+    w.pass(5_000);
+    // A person's turn, interrupted: the program says nothing, nobody watches the screen.
+    w.event(Event::Hook { inc: 1, fact: HookFact::PromptSubmitted { ids: Vec::new() } });
+    w.pass(60_000);
+    w.event(Event::Accepted(entry(1)));
+    w.pass(1_000);
+    assert_eq!(w.turns.len(), 1, "not after 30 s");
+}
+
+#[test]
 fn resume_or_fresh_follows_the_table() {
     let mut peer = World::new().peer;
     let resumable = |proven| Some(Resumable { session_id: "s".into(), transcript: None, proven });
