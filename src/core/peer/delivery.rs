@@ -1,16 +1,15 @@
 //! The injection of one message, stage by stage: claim, guarded paste, *taken*, guarded submit,
 //! evidence. At most one paste reaches one incarnation; nothing is claimed without evidence.
 
-use super::effect::{Effect, Giveback};
+use super::effect::Effect;
 use super::event::ActResult;
-use super::recover::{self, Findings, Recovery};
 use super::*;
 use crate::core::message::{Evidence, State};
 use crate::core::runtime::{CR, EvidenceSource};
 use crate::core::screen::{Class, Composer};
 
 impl Flight {
-    fn new(entry: Entry, attempt: u32, deaths: u32, stage: Stage, now: Millis) -> Self {
+    pub(super) fn new(entry: Entry, attempt: u32, deaths: u32, stage: Stage, now: Millis) -> Self {
         Flight { entry, attempt, deaths, stage, tries: 0, doubt: false, recovered: false, busy_at_submit: false, turn_ended: false, started: now }
     }
     pub fn id(&self) -> &MessageId {
@@ -236,16 +235,6 @@ impl Peer {
         }
     }
 
-    /// The record cannot be read any more: it is put aside, the next one goes.
-    pub(super) fn on_unreadable(&mut self, id: &MessageId, reason: String, now: Millis, fx: &mut Vec<Effect>) {
-        let Some(flight) = self.flight.take_if(|f| f.id() == id) else { return };
-        let inc = self.inc();
-        fx.push(Effect::Notice { text: format!("message {id} from {} to {} was damaged on disk and put aside: {reason}", flight.entry.from, self.identity) });
-        fx.push(Effect::Report { inc, id: id.clone(), state: State::Dead, reason: Some("damaged".into()), evidence: None, attempt: flight.attempt });
-        fx.push(Effect::Quarantine { entry: flight.entry, reason });
-        self.look_at(now);
-    }
-
     /// A look while the message waits unpasted: paste bound to this look, or hold with its reason.
     pub(super) fn after_refusal(&mut self, look: &Look, already_bound: bool, now: Millis, fx: &mut Vec<Effect>) {
         let reason = obstacle(look);
@@ -275,7 +264,7 @@ impl Peer {
         }
     }
 
-    fn session_inc(&self) -> u64 {
+    pub(super) fn session_inc(&self) -> u64 {
         self.inc().unwrap_or(0)
     }
 
@@ -412,7 +401,7 @@ impl Peer {
         }
     }
 
-    fn finish_flight(&mut self, state: State, evidence: Evidence, fx: &mut Vec<Effect>) {
+    pub(super) fn finish_flight(&mut self, state: State, evidence: Evidence, fx: &mut Vec<Effect>) {
         let Some(flight) = self.flight.take() else { return };
         let inc = self.session_inc();
         let id = flight.id().clone();
@@ -432,114 +421,6 @@ impl Peer {
         fx.push(Effect::Report { inc: Some(inc), id, state, reason: None, evidence: Some(evidence), attempt: flight.attempt });
         self.set_hold(None, fx);
         self.report_ready(fx);
-    }
-
-    /// What becomes of the flight when its session is gone.
-    pub(super) fn flight_after_death(&mut self, charge_death: bool, fx: &mut Vec<Effect>) {
-        if self.doing == Some(Doing::Claim) {
-            // The claim is being written; its outcome gives the message back.
-            return;
-        }
-        let Some(flight) = self.flight.as_mut() else { return };
-        if flight.maybe_injected() {
-            flight.stage = Stage::Inquiring { after: AfterInquiry::Redeliver { charge_death } };
-        } else if !matches!(flight.stage, Stage::Inquiring { .. }) {
-            self.give_back(fx);
-        }
-    }
-
-    /// Nothing reached the process: back to its place, as if never claimed.
-    fn give_back(&mut self, fx: &mut Vec<Effect>) {
-        let Some(flight) = self.flight.take() else { return };
-        fx.push(Effect::Release { entry: flight.entry.clone(), how: Giveback::Untouched });
-        self.enqueue(flight.entry);
-    }
-
-    pub(super) fn on_inquired(&mut self, id: &MessageId, found: Option<Evidence>, now: Millis, fx: &mut Vec<Effect>) {
-        let Some(flight) = self.flight.as_ref().filter(|f| f.id() == id) else { return };
-        let Stage::Inquiring { after } = flight.stage else { return };
-        match (found, after) {
-            (Some(evidence), _) => self.recover(None, Some(evidence), false, now, fx),
-            // The pane's marks decide; the look brings them.
-            (None, AfterInquiry::Marks) => match self.up().map(|u| u.inc) {
-                Some(inc) => self.act(Doing::Look, Effect::Look { inc }, fx),
-                None => self.recover(None, None, false, now, fx),
-            },
-            (None, AfterInquiry::StayUnknown { at, attempt }) => {
-                if let Some(flight) = self.flight.as_mut() {
-                    flight.stage = Stage::Submitted { at, attempt, unknown: true };
-                }
-                self.look_at(now + HOLD_RECHECK_MS);
-            }
-            (None, AfterInquiry::Redeliver { charge_death }) => self.recover(None, None, charge_death, now, fx),
-        }
-    }
-
-    /// The recovery table, applied.
-    pub(super) fn recover(&mut self, look: Option<&Look>, evidence: Option<Evidence>, charge_death: bool, now: Millis, fx: &mut Vec<Effect>) {
-        let inc = self.session_inc();
-        let at_most_once = self.at_most_once;
-        let Some(flight) = self.flight.as_mut() else { return };
-        flight.deaths += u32::from(charge_death);
-        let findings = Findings {
-            id: flight.entry.id(),
-            incarnation: inc,
-            evidence,
-            marks: look.map(|l| (l.mark_pasted.as_str(), l.mark_entered.as_str())),
-            attempt: flight.attempt,
-            deaths: flight.deaths,
-            at_most_once,
-        };
-        match recover::decide(&findings) {
-            Recovery::Done(evidence) => self.finish_flight(State::Submitted, evidence, fx),
-            Recovery::AwaitEvidence { attempt } => flight.stage = Stage::Submitted { at: now, attempt: attempt.max(1), unknown: false },
-            Recovery::GuardedSubmit => flight.stage = Stage::Pasted { at: now, next: now },
-            Recovery::GuardedPaste => {
-                flight.tries = 0;
-                flight.stage = Stage::Waiting;
-                if let Some(look) = look {
-                    self.after_refusal(look, false, now, fx);
-                }
-            }
-            Recovery::Redeliver { attempt } => {
-                let (entry, deaths) = (flight.entry.clone(), flight.deaths);
-                self.flight = None;
-                fx.push(Effect::Release { entry: entry.clone(), how: Giveback::Redeliver { deaths } });
-                fx.push(Effect::Report {
-                    inc: None,
-                    id: entry.id().clone(),
-                    state: State::Accepted,
-                    reason: Some("redeliver".into()),
-                    evidence: None,
-                    attempt,
-                });
-                self.enqueue(entry);
-            }
-            Recovery::Park => self.end_flight(State::Parked, "unknown-outcome", fx),
-            Recovery::Dead => {
-                let dead = flight.entry.id().clone();
-                self.deaths.retain(|d| d.claimed.as_ref() != Some(&dead));
-                fx.push(Effect::SaveDeaths(self.deaths.clone()));
-                self.end_flight(State::Dead, "killed_worker", fx);
-            }
-        }
-    }
-
-    fn end_flight(&mut self, state: State, reason: &str, fx: &mut Vec<Effect>) {
-        let Some(flight) = self.flight.take() else { return };
-        let inc = self.session_inc();
-        let id = flight.id().clone();
-        let what = if state == State::Parked { "waits for a decision" } else { "was given up" };
-        fx.push(Effect::Notice { text: format!("message {id} from {} to {} {what}: {reason}", flight.entry.from, self.identity) });
-        fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: None, reason: Some(reason.into()) });
-        fx.push(Effect::Report { inc: Some(inc), id, state, reason: Some(reason.into()), evidence: None, attempt: flight.attempt });
-    }
-
-    /// What a claim found at start becomes.
-    pub(super) fn restore_flight(&mut self, entry: Entry, attempt: u32, deaths: u32, same_session: bool, charge_death: bool, now: Millis) {
-        let after = if same_session { AfterInquiry::Marks } else { AfterInquiry::Redeliver { charge_death } };
-        let flight = Flight::new(entry, attempt, deaths, Stage::Inquiring { after }, now);
-        self.flight = Some(Flight { recovered: true, ..flight });
     }
 
     /// Output on the terminal brings the next try of a waiting submit forward.

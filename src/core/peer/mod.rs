@@ -6,9 +6,10 @@
 //! incarnation is ignored.
 //!
 //! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds),
-//! `delivery` (the injection of one message), `recover` (claims found at start or after a death),
+//! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
 //! `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
+mod aftermath;
 mod boot;
 mod death;
 pub mod delivery;
