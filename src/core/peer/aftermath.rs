@@ -42,7 +42,11 @@ impl Peer {
                 if let Some(flight) = self.flight.as_mut() {
                     flight.stage = Stage::Submitted { at, attempt, unknown: true };
                 }
-                self.look_at(now + HOLD_RECHECK_MS);
+                // It may still stand in the composer, ready to go.
+                match self.up().map(|u| u.inc) {
+                    Some(inc) => self.act(Doing::Look, Effect::Look { inc }, fx),
+                    None => self.recheck(now),
+                }
             }
             (None, AfterInquiry::Redeliver { charge_death }) => self.recover(None, None, charge_death, now, fx),
         }

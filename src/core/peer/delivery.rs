@@ -137,17 +137,19 @@ impl Peer {
         let Some(inc) = self.up().map(|u| u.inc) else { return };
         let definition = self.definition.clone();
         let Some(flight) = self.flight.as_mut() else { return };
-        let Stage::Submitted { at, attempt, unknown: false } = flight.stage else { return };
-        let due = RESUBMIT_AT_MS.get(attempt as usize - 1).is_some_and(|ms| at + ms <= now);
+        let Stage::Submitted { at, attempt, unknown } = flight.stage else { return };
+        let due = unknown || RESUBMIT_AT_MS.get(attempt as usize - 1).is_some_and(|ms| at + ms <= now);
         if !due {
             return;
         }
         let id = flight.id().clone();
         // Nothing shows a paste in these programs, so nothing could show that it is still there.
         let ours = !definition.input.taken.is_empty() && look.composer_holds(&definition, id.as_str(), &flight.entry.fence);
-        if ours && matches!(look.class, Class::Ready) && !look.in_mode {
+        if ours && matches!(look.class, Class::Ready) && !look.in_mode && attempt < SUBMITS_MAX {
             let key = definition.input.submit.clone();
             self.act(Doing::Submit, Effect::Submit { inc, id, attempt: attempt + 1, key, bound: Some(look.guard()) }, fx);
+        } else if unknown {
+            self.recheck(now);
         } else {
             flight.stage = Stage::Submitted { at, attempt: attempt + 1, unknown: false };
         }
@@ -363,15 +365,16 @@ impl Peer {
         let busy = matches!(self.up().map(|u| &u.turn), Some(Turn::Working { .. }));
         let evidence = self.definition.has_evidence();
         let Some(flight) = self.flight.as_mut() else { return };
-        let first = match flight.stage {
-            Stage::Submitted { at, .. } => at,
+        let (first, unknown) = match flight.stage {
+            Stage::Submitted { at, unknown, .. } => (at, unknown),
             _ => {
                 fx.push(Effect::Report { inc, id: id.clone(), state: State::Entered, reason: None, evidence: None, attempt: flight.attempt });
                 flight.busy_at_submit = busy;
-                now
+                (now, false)
             }
         };
-        flight.stage = Stage::Submitted { at: first, attempt, unknown: false };
+        flight.stage = Stage::Submitted { at: first, attempt, unknown };
+        self.recheck(now);
         self.set_hold(None, fx);
         if !evidence {
             self.finish_flight(State::Entered, Evidence::None, fx);

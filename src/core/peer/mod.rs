@@ -48,6 +48,9 @@ pub const BOOT_DIALOG_MS: Millis = 1_500;
 pub const TOOLS_WAIT_MS: Millis = 3_000;
 /// Submit attempts after the first, counted from it (`specs`: an Enter may be swallowed).
 pub const RESUBMIT_AT_MS: [Millis; 3] = [500, 1_500, 4_000];
+/// Submit keys for one message into one process, at most; later ones only when the composer still holds
+/// the message after the outcome was called unknown.
+pub const SUBMITS_MAX: u32 = 20;
 /// After the last attempt: how long until the outcome is called unknown.
 pub const EVIDENCE_WAIT_MS: Millis = 5_000;
 /// Least time between two tries of a submit whose paste is not on the screen yet.

@@ -325,6 +325,23 @@ fn a_swallowed_enter_is_pressed_again_and_nothing_is_doubled() {
 }
 
 #[test]
+fn a_message_left_in_the_composer_goes_when_the_screen_is_ready_again() {
+    let mut w = World::new();
+    w.swallow = 1;
+    w.event(Event::Accepted(entry(1)));
+    w.pass(100);
+    w.class = Class::Busy;
+    w.pass(60_000);
+    assert!(w.told.iter().any(|e| matches!(e, Effect::Report { state: State::Unknown, .. })));
+    w.class = Class::Ready;
+    w.event(Event::Output { inc: 1 });
+    w.pass(1_000);
+    w.evidence();
+    assert_eq!((w.turns.len(), w.pasted[&(1, id(1))]), (1, 1));
+    assert_eq!(w.finished[&id(1)].0, State::Submitted);
+}
+
+#[test]
 fn a_submit_is_never_repeated_into_another_text() {
     let mut w = World::new();
     w.swallow = 1;
