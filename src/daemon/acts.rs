@@ -1,26 +1,24 @@
 //! Carrying out effects. Those with an outcome run as one task each and come back as an event; the rest
 //! is posted to the store in order, or told to the logs.
 
-use super::actor::{Actor, chooses_session_id};
+use super::actor::Actor;
 use super::host::Host;
+use super::launching;
 use super::logs::Line;
-use super::restore;
 use crate::core::envelope::{self, Carriage};
 use crate::core::guard::{Fact, FactSet, Guard};
 use crate::core::message::{Claim, Ending, Entry, Evidence, Message, MessageId, ProcessRef};
 use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::effect::Effect;
-use crate::core::peer::event::{ActResult, Event, LaunchFault};
-use crate::core::peer::wake::Mode;
+use crate::core::peer::event::{ActResult, Event};
 use crate::core::peer::{RETRY_MS, SAME_BREATH_MS, Stage};
 use crate::core::runtime::Definition;
 use crate::core::sanitize;
 use crate::core::screen::{Look, Screen, absent, classify};
-use crate::keeper::record::{ExitRecord, StartRecord};
-use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, StartSpec, Submit, TerminalError};
-use crate::runtime::launch::{self, Known, Plan};
+use crate::keeper::record::StartRecord;
+use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, Submit, TerminalError};
 use crate::runtime::transcript;
-use crate::store::disk::{OsDisk, create_dir, read_own, replace};
+use crate::store::disk::{OsDisk, create_dir, replace};
 use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
 use crate::sys::process;
@@ -63,7 +61,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             if let Some(id) = for_message {
                 host.ledger.change(&id, |v| v.woke = true);
             }
-            actor.tasks.spawn(async move { launch(&host, &identity, inc, mode).await });
+            actor.tasks.spawn(async move { launching::launch(&host, &identity, inc, mode).await });
         }
         Effect::Look { inc } => {
             let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Looked { inc, result: Err("no session".into()) }) };
@@ -329,164 +327,6 @@ fn inquire(actor: &mut Actor, definition: Arc<Definition>, entry: Entry) {
         let found = look.await.ok().flatten();
         Event::Inquired { id, found }.into()
     });
-}
-
-async fn launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mode: Mode) -> Outcome {
-    match try_launch(host, identity, inc, &mode).await {
-        Ok(record) => Outcome { event: Event::Launched { inc, result: Ok(()) }, session: Some(Box::new(record)), claim: None },
-        Err(fault) => Event::Launched { inc, result: Err(fault) }.into(),
-    }
-}
-
-async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mode: &Mode) -> Result<SessionRecord, LaunchFault> {
-    let other = |e: String| LaunchFault::Other(e);
-    let definition = host.runtimes.get(&identity.runtime).map_err(LaunchFault::ProfileInvalid)?;
-    let (place, loaded) = host.profile(&identity.personality).map_err(|e| {
-        if host.place(&identity.personality).is_some_and(|p| !p.folder.is_dir()) { LaunchFault::FolderGone(e) } else { LaunchFault::ProfileInvalid(e) }
-    })?;
-    let var: &(dyn Fn(&str) -> Option<String> + Sync) = &|name: &str| std::env::var(name).ok();
-    let path = if place.path.is_empty() { var("PATH").unwrap_or_default() } else { place.path.clone() };
-    let host_env = host_env(host).map_err(LaunchFault::ProfileInvalid)?;
-    let path = host_env.get("PATH").cloned().unwrap_or(path);
-    let session_id = match mode {
-        Mode::Resume { session_id } => Some(session_id.clone()),
-        Mode::Fresh => chooses_session_id(&definition).then(|| uuid::Uuid::now_v7().to_string()),
-    };
-    let doctrine = read_own(&host.root.doctrine(), 1024 * 1024).ok().map(|b| String::from_utf8_lossy(&b).into_owned());
-    let system_prompt = launch::system_prompt(identity, &loaded.profile, doctrine.as_deref(), &roster(host, identity));
-    let plan = Plan {
-        root: &host.root,
-        identity,
-        incarnation: inc,
-        folder: &place.folder,
-        profile: &loaded.profile,
-        definition: &definition,
-        mode,
-        session_id: session_id.as_deref().unwrap_or_default(),
-        iapeer: &host.iapeer,
-        path: &path,
-        system_prompt: &system_prompt,
-        term_grace_secs: host.settings.term_grace_secs,
-        umask: crate::sys::spawn::original_umask(),
-        var,
-        host_env: &host_env,
-    };
-    let file = launch::compose(&plan).map_err(LaunchFault::ProfileInvalid)?;
-    let wanted = override_bin(identity).unwrap_or_else(|| file.argv[0].clone());
-    let program = process::find_program(&wanted, &path).ok_or_else(|| {
-        LaunchFault::MissingBinary(format!(
-            "{wanted} is not installed, or not in the PATH of this peer ({path}); install it, then run `iapeer {}` in {} so that your PATH is taken over",
-            identity.runtime,
-            place.folder.display()
-        ))
-    })?;
-    let mut file = file;
-    file.argv[0] = program.to_string_lossy().into_owned();
-
-    let dir = host.root.peer_state(identity);
-    let launch_path = dir.join(format!("launch-{inc}.json"));
-    let bytes = serde_json::to_vec(&file).map_err(|e| other(e.to_string()))?;
-    let (state_dir, launch_file) = (dir.clone(), launch_path.clone());
-    host.store
-        .run(move |store| {
-            let disk = store.disk.clone();
-            PeerState::open(&*disk, state_dir)?.write_incarnation(inc)?;
-            replace(&*disk, &launch_file, &bytes)
-        })
-        .await
-        .map_err(|e| other(format!("{}: {e}", dir.display())))?;
-    let spec = StartSpec {
-        identity: identity.clone(),
-        socket: host.root.tmux_socket(identity),
-        cwd: place.folder.clone(),
-        argv: vec![host.iapeer.to_string_lossy().into_owned(), "keep".into(), launch_path.to_string_lossy().into_owned()],
-        columns: host.settings.window.columns,
-        rows: host.settings.window.rows,
-    };
-    let socket = spec.socket.clone();
-    // Never beside what an earlier try may have left.
-    restore::end_stray(host, identity).await.map_err(other)?;
-    let started = match host.terminal.start(spec).await {
-        Ok(started) => started,
-        Err(error) => {
-            // The call failed; the session may run all the same. It ends before anything else is tried.
-            let _ = std::fs::remove_file(&launch_path);
-            let _ = host.terminal.kill(socket).await;
-            restore::end_stray(host, identity).await.map_err(other)?;
-            return Err(other(error.to_string()));
-        }
-    };
-    let keeper = process::reference(started.keeper_pid).ok_or_else(|| other(early_end(&dir, inc)))?;
-    let record = SessionRecord {
-        v: 1,
-        identity: identity.clone(),
-        incarnation: inc,
-        socket: socket.clone(),
-        server: started.server,
-        pane: started.pane,
-        tty: started.tty,
-        keeper,
-        transcript: match mode {
-            Mode::Resume { .. } => resumed_transcript(host, identity).await,
-            Mode::Fresh => None,
-        },
-        session_id,
-        woke_at: host.now_text(),
-        woke_ms: host.clock.boot_ms(),
-        boot_id: host.boot_id.clone(),
-        ready: false,
-        seed_due: *mode == Mode::Fresh,
-        keeper_protocol: crate::keeper::record::PROTOCOL,
-    };
-    // Known from here on: a hook of this session may come at any moment.
-    host.note_keeper(&record.keeper, identity, inc);
-    let (dir, written) = (dir.clone(), record.clone());
-    let kept = host.store.run(move |store| PeerState::open(&*store.disk.clone(), dir)?.write_session(&written)).await;
-    if let Err(error) = kept {
-        // A session that nobody could find again must not run.
-        let _ = end_processes(&record, &host.root.peer_state(identity).join("exits"), host.settings.term_grace_secs).await;
-        let _ = host.terminal.kill(socket).await;
-        return Err(other(format!("state-write: {error}")));
-    }
-    Ok(record)
-}
-
-async fn resumed_transcript(host: &Arc<Host>, identity: &Identity) -> Option<String> {
-    let dir = host.root.peer_state(identity);
-    let read = host.store.run(move |store| PeerState::open(&*store.disk.clone(), dir)?.resumable()).await;
-    read.ok().flatten().and_then(|r| r.transcript)
-}
-
-/// `IAPEER_<RUNTIME>_BIN`: another program file for a runtime.
-fn override_bin(identity: &Identity) -> Option<String> {
-    std::env::var(format!("IAPEER_{}_BIN", identity.runtime.as_str().to_uppercase())).ok().filter(|v| !v.is_empty())
-}
-
-fn host_env(host: &Host) -> Result<std::collections::BTreeMap<String, String>, String> {
-    let path = host.root.env_file();
-    match read_own(&path, 1024 * 1024) {
-        Ok(bytes) => launch::parse_env(&String::from_utf8_lossy(&bytes)).map_err(|e| format!("{}: {e}", path.display())),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Default::default()),
-        Err(e) => Err(format!("{}: {e}", path.display())),
-    }
-}
-
-fn roster(host: &Host, me: &Identity) -> Vec<Known> {
-    let registry = host.registry();
-    registry
-        .peers
-        .iter()
-        .filter(|(name, _)| **name != me.personality)
-        .map(|(name, place)| Known {
-            personality: name.to_string(),
-            description: crate::store::profile_file::load(&place.folder).map(|l| l.profile.description).unwrap_or_default(),
-        })
-        .collect()
-}
-
-fn early_end(dir: &Path, inc: Incarnation) -> String {
-    let said = ExitRecord::read(&dir.join("exits"), inc).and_then(|r| r.error);
-    said.unwrap_or_else(|| "the session ended at once".into())
 }
 
 fn end(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {

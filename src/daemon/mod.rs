@@ -6,6 +6,7 @@
 pub mod actor;
 pub mod acts;
 pub mod host;
+pub mod launching;
 pub mod ledger;
 pub mod live;
 pub mod logs;
