@@ -30,9 +30,11 @@ use crate::tmux::driver::SpawnDriver;
 use crate::tmux::watch::FileWatch;
 use host::{Host, Parts};
 use logs::Line;
+use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -75,10 +77,12 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     let shutdown = CancellationToken::new();
     let end_sessions = Arc::new(AtomicBool::new(false));
     install_signals(shutdown.clone()).map_err(|e| internal("signals", e))?;
+    // Whatever lies here now is read, and in the end removed, by the actor it concerns.
+    let early: HashSet<PathBuf> = crate::store::spool::read(&root.hook_spool()).into_iter().map(|(path, _)| path).collect();
     adopt_all(&host).await;
 
     let listener = listen(&root)?;
-    read_late_hooks(&host).await;
+    read_late_hooks(&host, &early).await;
     host.lifecycle(
         Line::new("daemon-start")
             .with("version", env!("CARGO_PKG_VERSION"))
@@ -215,9 +219,9 @@ async fn adopt_all(host: &Arc<Host>) {
 
 /// Hooks that fired while this daemon restored its peers found no socket and went into the spool, after
 /// their peer had read it.
-async fn read_late_hooks(host: &Arc<Host>) {
+async fn read_late_hooks(host: &Arc<Host>, early: &HashSet<PathBuf>) {
     for (path, report) in crate::store::spool::read(&host.root.hook_spool()) {
-        if host.existing(&report.identity).is_some() {
+        if !early.contains(&path) && host.existing(&report.identity).is_some() {
             orders::hook(host, &report.identity, report.incarnation, &report.event, &report.payload).await;
             let _ = std::fs::remove_file(path);
         }
