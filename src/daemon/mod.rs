@@ -38,7 +38,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 /// Longest time an effect in flight gets at shutdown.
@@ -122,12 +122,13 @@ pub fn tmux_fault(error: &TerminalError) -> Fault {
     Fault::new(Code::Invalid, error.to_string()).hint(hint)
 }
 
-/// How long a lock without a living holder is waited for.
+/// How long a lock whose holder serves nobody is waited for.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
-/// The lock is the ownership; the text in it only tells people who holds it. A lock whose named holder is
-/// dead is about to be free: a process that a killed daemon was just starting still holds its files until
-/// it becomes the other program. The winner of a race may not have written its name yet.
+/// The lock is the ownership; the text in it only tells people who holds it. A holder that answers on the
+/// socket is a daemon that runs. One that does not is still starting, or it was killed: the kernel closes
+/// its socket before it frees the lock, and a process that it was just starting holds the lock until it
+/// becomes the other program.
 async fn single_instance(root: &Root) -> Result<File, Fault> {
     let path = root.lock();
     let fail = |e: std::io::Error| Fault::new(Code::Invalid, format!("{}: {e}", path.display()));
@@ -139,10 +140,10 @@ async fn single_instance(root: &Root) -> Result<File, Fault> {
             Err(TryLockError::Error(e)) => return Err(fail(e)),
             Err(TryLockError::WouldBlock) => {}
         }
-        let mut told = String::new();
-        file.rewind().and_then(|()| file.read_to_string(&mut told)).map_err(fail)?;
-        let pid = told.strip_prefix("pid ").and_then(|t| t.split(',').next()).and_then(|p| p.parse().ok());
-        if pid.and_then(crate::sys::process::reference).is_some() || tokio::time::Instant::now() >= deadline {
+        let serves = UnixStream::connect(root.api_socket()).await.is_ok();
+        if serves || tokio::time::Instant::now() >= deadline {
+            let mut told = String::new();
+            file.rewind().and_then(|()| file.read_to_string(&mut told)).map_err(fail)?;
             return Err(Fault::new(Code::Conflict, format!("a daemon runs already: {}, socket {}", told.trim(), root.api_socket().display()))
                 .hint("`iapeer status` shows it, `iapeer daemon stop` ends it"));
         }

@@ -95,7 +95,8 @@ async function check(name, body) {
     results.push({ name, ok: true, note, ms: Date.now() - began })
   } catch (error) {
     results.push({ name, ok: false, note: String(error.message).split('\n')[0], ms: Date.now() - began })
-    process.stderr.write(`${name}: ${error.message}\n${fs.readFileSync(path.join(root, 'logs/delivery.log'), 'utf8').split('\n').slice(-12).join('\n')}\n`)
+    const tail = (log, lines) => fs.readFileSync(path.join(root, 'logs', log), 'utf8').split('\n').slice(-lines).join('\n')
+    process.stderr.write(`${name}: ${error.message}\n${tail('delivery.log', 12)}\n${tail('lifecycle.log', 8)}\n${tail('daemon.log', 8)}\n`)
   }
 }
 

@@ -124,3 +124,24 @@ fn a_program_that_ends_at_once_is_started_at_most_crashloop_max_times() {
     assert_eq!(host.presence("a")["queue"]["waiting"], 1, "the mail is kept");
     assert_eq!(host.lifecycle().matches("ev=wake ").count(), 3, "{}", host.lifecycle());
 }
+
+#[test]
+fn a_lock_that_a_killed_daemon_still_holds_is_waited_for() {
+    let mut host = Host::with_peers(&["a"]);
+    host.kill_daemon();
+    // What is left of a killed daemon may hold its lock for a moment longer than its socket.
+    let lock = host.root().join("run/daemon.lock");
+    std::fs::write(&lock, format!("pid {}, version 0\n", std::process::id())).unwrap();
+    let left = std::fs::File::open(lock).unwrap();
+    left.try_lock().unwrap();
+    let mut daemon = host.command(&["daemon"]).spawn().unwrap();
+    let opened = || {
+        let links = std::fs::read_dir(format!("/proc/{}/fd", daemon.id())).into_iter().flatten().flatten();
+        links.filter_map(|l| std::fs::read_link(l.path()).ok()).any(|p| p.ends_with("run/daemon.lock"))
+    };
+    host.until("the new one stands before the lock", opened);
+    left.unlock().unwrap();
+    host.until("it has it", || host.run(&["status"]).code == 0);
+    host.run(&["daemon", "stop"]).ok();
+    assert!(daemon.wait().unwrap().success());
+}
