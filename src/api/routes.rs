@@ -1,13 +1,17 @@
 //! The routes of `/v1`. Operator verbs are refused to agents; every error has a code of the closed list.
 
 use super::caller::{Caller, Who};
-use super::shapes::{AttachView, ErrorBody, HookRequest, Mail, MessageView, PeerView, ScreenView, SendRequest, StatusView, WakeRequest};
+use super::shapes::{
+    AttachView, ErrorBody, FreezeRequest, HistoryView, HookRequest, Mail, MessageView, PeerView, QueueRequest, Recipients, ScreenView, SendRequest, StatusView,
+    WakeRequest,
+};
 use crate::core::fault::{Code, Fault};
-use crate::core::message::MessageId;
+use crate::core::message::{MessageId, State as MessageState};
 use crate::core::names::Identity;
 use crate::daemon::host::Host;
-use crate::daemon::orders;
-use crate::daemon::router::{self, WaitFor};
+use crate::daemon::mail::{self, WaitFor};
+use crate::daemon::{accept, orders, router};
+use crate::store::history::{self, Search};
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::StatusCode;
@@ -62,7 +66,13 @@ pub fn router(app: App) -> Router {
         .route("/v1/peers/{peer}/stop", post(stop))
         .route("/v1/peers/{peer}/start", post(start))
         .route("/v1/peers/{peer}/new", post(new))
-        .route("/v1/messages", post(send))
+        .route("/v1/peers/{peer}/remove", post(remove))
+        .route("/v1/peers/{peer}/inbox", get(peer_inbox))
+        .route("/v1/peers/{peer}/queue", get(queue))
+        .route("/v1/messages", post(send).get(messages))
+        .route("/v1/messages/{id}/queue", post(queue_act))
+        .route("/v1/freeze", post(freeze))
+        .route("/v1/unfreeze", post(unfreeze))
         .route("/v1/messages/{id}", get(message))
         .route("/v1/messages/{id}/ack", post(ack))
         .route("/v1/inbox", get(inbox))
@@ -164,7 +174,7 @@ async fn wake(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, 
 async fn stop(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<Identity> {
     app.operator(&caller, "stop peers")?;
     let handle = router::resolve(&app.host, &peer)?;
-    orders::stop(&handle, "operator").await?;
+    orders::stop(&app.host, &handle, "operator").await?;
     Ok(Json(handle.identity))
 }
 
@@ -180,12 +190,67 @@ async fn new(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, P
     Ok(Json(orders::new(&app.host, &handle).await?))
 }
 
-async fn send(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<MessageView> {
+/// One recipient: one object. Several, or a group: an array with one object for each copy.
+async fn send(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<serde_json::Value> {
     let request: SendRequest = body(&bytes)?;
-    if app.shutdown.is_cancelled() {
-        return Err(Fault::new(Code::Draining, "the daemon is ending").hint("send again when it runs").into());
-    }
-    Ok(Json(router::send(&app.host, &app.who(&caller), request).await?))
+    let one = matches!(&request.to, Recipients::One(name) if !app.host.settings.groups.contains_key(name));
+    let mut views = accept::send(&app.host, &app.who(&caller), request).await?;
+    let answer = if one && views.len() == 1 { serde_json::to_value(views.remove(0)) } else { serde_json::to_value(views) };
+    answer.map(Json).map_err(|e| Fault::new(Code::Internal, e.to_string()).into())
+}
+
+#[derive(Deserialize)]
+struct HistoryQuery {
+    peer: Option<String>,
+    topic: Option<String>,
+    state: Option<MessageState>,
+    text: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn messages(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Params(query): Params<HistoryQuery>) -> Answer<Vec<HistoryView>> {
+    app.operator(&caller, "read the mail of others")?;
+    let limit = query.limit.unwrap_or(50).min(10_000);
+    // States that only this daemon knows are looked for in what it knows.
+    let on_disk = query.state.filter(|s| s.is_end() || *s == MessageState::Parked);
+    let search =
+        Search { peer: query.peer, topic: query.topic, state: on_disk, text: query.text, limit: if on_disk == query.state { limit } else { usize::MAX } };
+    let host = app.host.clone();
+    let found = tokio::task::spawn_blocking(move || history::search(&*host.disk, &host.root, &search)).await;
+    let found = found.map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
+    let told = found.into_iter().map(|f| mail::history_view(f, |id| mail::message(&app.host, id).ok()));
+    Ok(Json(told.filter(|v| query.state.is_none_or(|s| v.view.state == s)).take(limit).collect()))
+}
+
+async fn queue(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<Vec<MessageView>> {
+    app.operator(&caller, "look into the queue of a peer")?;
+    let handle = router::resolve(&app.host, &peer)?;
+    Ok(Json(mail::queue(&app.host, &handle)))
+}
+
+async fn queue_act(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(id): Path<String>, bytes: Body) -> Answer<MessageView> {
+    app.operator(&caller, "decide about mail")?;
+    let request: QueueRequest = body(&bytes)?;
+    Ok(Json(mail::queue_act(&app.host, &message_id(&id)?, request.act).await?))
+}
+
+async fn freeze(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<&'static str> {
+    app.operator(&caller, "freeze")?;
+    let request: FreezeRequest = body(&bytes)?;
+    orders::freeze(&app.host, request.peer.as_deref(), Some(&request.reason)).await?;
+    Ok(Json("frozen"))
+}
+
+async fn unfreeze(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<&'static str> {
+    app.operator(&caller, "unfreeze")?;
+    let request: FreezeRequest = body(&bytes)?;
+    orders::freeze(&app.host, request.peer.as_deref(), None).await?;
+    Ok(Json("unfrozen"))
+}
+
+async fn remove(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<Vec<Identity>> {
+    app.operator(&caller, "remove peers")?;
+    Ok(Json(orders::remove(&app.host, &peer).await?))
 }
 
 #[derive(Deserialize)]
@@ -201,7 +266,7 @@ async fn message(
     Params(query): Params<MessageQuery>,
 ) -> Answer<MessageView> {
     let id = message_id(&id)?;
-    let view = router::message(&app.host, &id)?;
+    let view = mail::message(&app.host, &id)?;
     match app.who(&caller) {
         Who::Operator => {}
         // Agents may ask about mail of their own.
@@ -214,8 +279,8 @@ async fn message(
         Some(what) => {
             let limit = Duration::from_secs(query.timeout_secs.unwrap_or(60).min(WAIT_LIMIT_SECS));
             tokio::select! {
-                view = router::wait(&app.host, &id, what, limit) => Ok(Json(view?)),
-                () = app.shutdown.cancelled() => Ok(Json(router::message(&app.host, &id)?)),
+                view = mail::wait(&app.host, &id, what, limit) => Ok(Json(view?)),
+                () = app.shutdown.cancelled() => Ok(Json(mail::message(&app.host, &id)?)),
             }
         }
     }
@@ -223,18 +288,39 @@ async fn message(
 
 async fn ack(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(id): Path<String>) -> Answer<MessageView> {
     app.operator(&caller, "acknowledge the operator's mail")?;
-    Ok(Json(router::acknowledge(&app.host, &message_id(&id)?).await?))
+    Ok(Json(mail::acknowledge(&app.host, &message_id(&id)?).await?))
 }
 
 #[derive(Deserialize)]
 struct InboxQuery {
     #[serde(default)]
     all: bool,
+    /// Seconds to wait for some mail.
+    #[serde(default)]
+    wait: u64,
 }
 
 async fn inbox(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Params(query): Params<InboxQuery>) -> Answer<Vec<Mail>> {
-    app.operator(&caller, "read the operator's mail")?;
-    Ok(Json(router::inbox(&app.host, query.all)))
+    read_mail(app, &caller, crate::core::names::OPERATOR, &query).await
+}
+
+async fn peer_inbox(
+    State(app): State<App>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    Path(peer): Path<String>,
+    Params(query): Params<InboxQuery>,
+) -> Answer<Vec<Mail>> {
+    read_mail(app, &caller, &peer, &query).await
+}
+
+async fn read_mail(app: App, caller: &Caller, peer: &str, query: &InboxQuery) -> Answer<Vec<Mail>> {
+    app.operator(caller, "read the mail of others")?;
+    let party = mail::reader(&app.host, peer)?;
+    let limit = Duration::from_secs(query.wait.min(WAIT_LIMIT_SECS));
+    tokio::select! {
+        mail = mail::inbox(&app.host, &party, query.all, limit) => Ok(Json(mail)),
+        () = app.shutdown.cancelled() => Ok(Json(Vec::new())),
+    }
 }
 
 async fn hook(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<&'static str> {

@@ -16,7 +16,7 @@ pub struct SendRequest {
     /// Chosen by the caller: repeating the request with the same id changes nothing.
     #[serde(default)]
     pub id: Option<MessageId>,
-    pub to: String,
+    pub to: Recipients,
     pub text: String,
     #[serde(default)]
     pub topic: Option<String>,
@@ -29,6 +29,45 @@ pub struct SendRequest {
     pub queue: bool,
     #[serde(default)]
     pub via: Via,
+    /// The sender's own key: repeating the request with the same key and content changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// Absolute paths of files that travel with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<PathBuf>,
+    /// Type the text as it is, without an envelope (the operator only).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
+    /// In whose name the operator sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// When a spooled message was sent; the daemon's own word.
+    #[serde(skip)]
+    pub sent: Option<String>,
+}
+
+impl SendRequest {
+    /// The door by which it came.
+    pub fn door(&self) -> &'static str {
+        if self.from.is_some() { "operator" } else { self.via.word() }
+    }
+}
+
+/// One recipient, or several: peers, `operator`, groups of the host's settings.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Recipients {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Recipients {
+    pub fn names(&self) -> Vec<&str> {
+        match self {
+            Recipients::One(name) => vec![name],
+            Recipients::Many(names) => names.iter().map(String::as_str).collect(),
+        }
+    }
 }
 
 /// The door by which a message came.
@@ -39,6 +78,8 @@ pub enum Via {
     Mcp,
     #[default]
     Api,
+    /// The spool: no daemon ran when it was sent.
+    Offline,
 }
 
 impl Via {
@@ -47,6 +88,7 @@ impl Via {
             Via::Cli => "cli",
             Via::Mcp => "mcp",
             Via::Api => "api",
+            Via::Offline => "offline",
         }
     }
 }
@@ -77,7 +119,7 @@ pub struct MessageView {
     pub submitted: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answered: Option<String>,
-    /// The message that answers it.
+    /// What answers it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
     #[serde(default)]
@@ -87,8 +129,20 @@ pub struct MessageView {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Answer {
-    pub id: MessageId,
+    /// The message that answers; none when the turn's own final text does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<MessageId>,
+    pub by: AnsweredBy,
     pub text: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnsweredBy {
+    /// The recipient sent a message that answers this one.
+    Message,
+    /// The turn of this message ended with this text.
+    TurnEnd,
 }
 
 /// Mail with its body.
@@ -96,6 +150,8 @@ pub struct Answer {
 pub struct Mail {
     pub id: MessageId,
     pub from: Party,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Party>,
     pub intelligence: Intelligence,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
@@ -103,7 +159,46 @@ pub struct Mail {
     pub in_reply_to: Option<MessageId>,
     pub sent: String,
     pub text: String,
+    /// Paths of the files that came with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<String>,
     pub acknowledged: bool,
+}
+
+/// A message of the past, with its text.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HistoryView {
+    #[serde(flatten)]
+    pub view: MessageView,
+    pub text: String,
+}
+
+/// What an operator does with one message of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QueueAct {
+    /// Again: what was given up, has expired or is parked.
+    Retry,
+    /// Given up; the sender is told.
+    Drop,
+    /// Put aside until it is released.
+    Hold,
+    /// No longer put aside.
+    Release,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueueRequest {
+    pub act: QueueAct,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FreezeRequest {
+    /// None: the whole host.
+    pub peer: Option<String>,
+    pub reason: String,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use super::{Done, Outcome};
 use crate::api::client::Client;
 use crate::api::shapes::HookRequest;
 use crate::core::names::{Identity, Incarnation};
-use crate::daemon::router;
+use crate::daemon::accept;
 use crate::store::layout::Root;
 use crate::store::spool::{self, HookReport};
 use std::io::Read;
@@ -39,7 +39,7 @@ pub async fn report(root: &Root, event: &str, payload: serde_json::Value) {
     let Some((identity, incarnation)) = session() else { return };
     let left = HookReport { v: 1, identity, incarnation, event: request.event, payload: request.payload };
     // There is nobody to tell of a failure; the transcript is the other evidence.
-    let _ = spool::leave(&root.hook_spool(), &left, router::new_id().as_str());
+    let _ = spool::leave(&root.hook_spool(), &left, accept::new_id().as_str());
 }
 
 /// The session this process belongs to, by the mark in its environment.

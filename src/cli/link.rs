@@ -3,10 +3,14 @@
 use super::say;
 use crate::api::client::Client;
 use crate::core::fault::{Code, Fault};
+use crate::core::names::{Identity, Incarnation};
 use crate::store::layout::Root;
 use crate::sys::{process, spawn};
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,6 +24,19 @@ pub fn below_a_keeper() -> bool {
         line.split(|b| *b == 0).nth(1) == Some(b"keep".as_slice())
     };
     std::env::var_os("IAPEER_SESSION").is_some() || process::ancestors(std::process::id() as i32).iter().any(|p| keeps(p.pid))
+}
+
+/// The session whose keeper is above this process: a keeper's launch file says whose it is.
+pub fn keeper_above(root: &Root) -> Option<(Identity, Incarnation)> {
+    process::ancestors(std::process::id() as i32).iter().find_map(|p| {
+        let line = std::fs::read(format!("/proc/{}/cmdline", p.pid)).ok()?;
+        let mut words = line.split(|b| *b == 0).skip(1);
+        let launch_file = PathBuf::from(OsStr::from_bytes(words.next().filter(|w| *w == b"keep").and(words.next())?));
+        let incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;
+        let state = launch_file.parent()?;
+        let identity: Identity = state.file_name()?.to_str()?.parse().ok()?;
+        (state == root.peer_state(&identity)).then_some((identity, incarnation))
+    })
 }
 
 /// Connects; starts a daemon in the background when none runs.

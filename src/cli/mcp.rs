@@ -1,12 +1,12 @@
 //! `iapeer mcp`: the stdio server that every agent gets. A small bridge to the socket; it ends when its
 //! standard input ends, not when the daemon does.
 
-use super::{Done, Outcome, hook};
+use super::{Done, Outcome, hook, mail, offline};
 use crate::api::client::{ANSWER, Client};
-use crate::api::shapes::{MessageView, PeerView, SendRequest, Via};
+use crate::api::shapes::{MessageView, PeerView, Recipients, SendRequest, Via};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::MessageId;
-use crate::daemon::router;
+use crate::daemon::accept;
 use crate::runtime::hooks::TOOLS_LISTED;
 use crate::store::layout::Root;
 use rmcp::model::{
@@ -17,11 +17,7 @@ use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use serde::Deserialize;
 use serde_json::json;
-use std::time::{Duration, Instant};
-
-/// How long a call goes on trying when the daemon is away.
-const RETRY_FOR: Duration = Duration::from_secs(30);
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+use std::path::PathBuf;
 
 const INSTRUCTIONS: &str = "Messages between the agents of this host. Use send_to_peer to ask, answer or inform another peer by its name; \
     answer a message by sending to the peer in its `from`, with its id as in_reply_to. Answers arrive later as messages; no call waits for another agent. \
@@ -42,6 +38,8 @@ struct SendArguments {
     in_reply_to: Option<MessageId>,
     #[serde(default)]
     urgent: bool,
+    #[serde(default)]
+    attachments: Vec<PathBuf>,
 }
 
 pub async fn serve(root: Root) -> Outcome {
@@ -71,7 +69,8 @@ fn tools() -> Vec<Tool> {
             "text": {"type": "string", "description": "the message"},
             "topic": {"type": "string", "description": "the thread of work it belongs to; one line"},
             "in_reply_to": {"type": "string", "description": "id of the message this answers"},
-            "urgent": {"type": "boolean", "description": "goes before normal mail"}
+            "urgent": {"type": "boolean", "description": "goes before normal mail"},
+            "attachments": {"type": "array", "items": {"type": "string"}, "description": "absolute paths of files in your own folder; the recipient gets copies"}
         }
     }));
     let list = schema(json!({"type": "object", "additionalProperties": false, "properties": {}}));
@@ -118,30 +117,35 @@ impl ServerHandler for Bridge {
 impl Bridge {
     async fn send(&self, arguments: SendArguments) -> Result<serde_json::Value, Fault> {
         let request = SendRequest {
-            id: Some(router::new_id()),
-            to: arguments.name,
+            id: Some(accept::new_id()),
+            to: Recipients::One(arguments.name),
             text: arguments.text,
             topic: arguments.topic,
             in_reply_to: arguments.in_reply_to,
             urgent: arguments.urgent,
             queue: false,
             via: Via::Mcp,
+            idempotency_key: None,
+            attachments: arguments.attachments,
+            raw: false,
+            from: None,
+            sent: None,
         };
-        let began = Instant::now();
-        loop {
-            let tried: Result<MessageView, Fault> = match Client::connect(&self.root).await {
-                Ok(mut client) => client.post("/v1/messages", &request, ANSWER).await,
-                Err(fault) => Err(fault),
-            };
-            match tried {
-                Ok(view) => return Ok(json!({"id": view.id, "to": view.to, "state": view.state, "reason": view.reason})),
-                // The same id again is the same message.
-                Err(fault) if matches!(fault.code, Code::DaemonUnreachable | Code::Draining) && began.elapsed() < RETRY_FOR => {
-                    tokio::time::sleep(RETRY_PAUSE).await
-                }
-                Err(fault) => return Err(fault),
-            }
-        }
+        let tried: Result<serde_json::Value, Fault> = match Client::connect(&self.root).await {
+            Ok(mut client) => client.post("/v1/messages", &request, ANSWER).await,
+            Err(fault) => Err(fault),
+        };
+        let sent = match tried {
+            Ok(value) => mail::views(value)?,
+            // This bridge outlives the daemon: the next one takes the message in, under the same id.
+            Err(fault) if fault.code == Code::DaemonUnreachable => offline::leave(&self.root, &request)?,
+            Err(fault) => return Err(fault),
+        };
+        let told = |view: &MessageView| json!({"id": view.id, "to": view.to, "state": view.state, "reason": view.reason});
+        Ok(match sent.as_slice() {
+            [one] => told(one),
+            many => json!({ "copies": many.iter().map(told).collect::<Vec<_>>() }),
+        })
     }
 
     async fn list(&self) -> Result<serde_json::Value, Fault> {

@@ -8,12 +8,15 @@
 
 mod attach;
 mod daemon;
+mod explain;
 mod hook;
 mod link;
 mod logs;
 mod mail;
 mod mcp;
+mod offline;
 mod peers;
+mod queue;
 mod show;
 
 use crate::core::fault::{Code, Fault};
@@ -59,6 +62,18 @@ enum Verb {
     Send(SendArgs),
     /// Read the operator's mail; what is shown is acknowledged.
     Inbox(InboxArgs),
+    /// Look through the mail of the past and present.
+    Messages(MessagesArgs),
+    /// Look into the queue of a peer, decide about what is in it.
+    Queue(QueueArgs),
+    /// Say why a message or a peer is where it is.
+    Explain(ExplainArgs),
+    /// Start and deliver nothing until `unfreeze`.
+    Freeze(FreezeArgs),
+    /// Lift a freeze.
+    Unfreeze(FreezeArgs),
+    /// Take a peer off this host; its folder stays.
+    Remove(PeerArg),
     /// Open the terminal of a peer; Ctrl-] detaches.
     Attach(AttachArgs),
     /// Print what the terminal of a peer shows.
@@ -162,15 +177,27 @@ enum IntelligenceArg {
 
 #[derive(Args)]
 struct SendArgs {
-    /// Personality or identity of the recipient, or `operator`.
-    peer: String,
-    /// The message; `--message` and `--message-file` are the other ways.
-    text: Option<String>,
-    #[arg(long, conflicts_with = "text", allow_hyphen_values = true)]
+    /// Recipients (personality, identity, group or `operator`), then the message, unless `--message` or
+    /// `--message-file` brings it.
+    #[arg(required = true, value_name = "PEER… [MESSAGE]")]
+    words: Vec<String>,
+    #[arg(long, allow_hyphen_values = true)]
     message: Option<String>,
     /// A file with the message; `-` is standard input.
-    #[arg(long, conflicts_with_all = ["text", "message"])]
+    #[arg(long, conflicts_with = "message")]
     message_file: Option<String>,
+    /// A file that travels with it; may be given several times.
+    #[arg(long, value_name = "FILE")]
+    attachment: Vec<PathBuf>,
+    /// The same key and message again is the same message, not another one.
+    #[arg(long)]
+    key: Option<String>,
+    /// Type the text as it is, without an envelope, for the program's own commands.
+    #[arg(long)]
+    raw: bool,
+    /// Send in the name of this peer.
+    #[arg(long, value_name = "PEER")]
+    from: Option<String>,
     /// The thread of work this belongs to; decides whether a sleeper resumes.
     #[arg(long)]
     topic: Option<String>,
@@ -199,12 +226,73 @@ enum WaitArg {
 
 #[derive(Args)]
 struct InboxArgs {
+    /// Whose mail: a peer without a terminal (default: operator).
+    peer: Option<String>,
     /// Show acknowledged mail, too.
     #[arg(long)]
     all: bool,
     /// Do not acknowledge what is shown.
     #[arg(long)]
     keep: bool,
+    /// Wait so many seconds for some mail.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    wait: u64,
+}
+
+#[derive(Args)]
+struct MessagesArgs {
+    /// Only from or to this peer.
+    peer: Option<String>,
+    #[arg(long)]
+    topic: Option<String>,
+    /// `accepted`, `held`, `submitted`, `answered`, `acknowledged`, `expired`, `dead`, `parked`, …
+    #[arg(long)]
+    state: Option<String>,
+    /// Only with this in its text.
+    #[arg(long)]
+    text: Option<String>,
+    /// So many of the newest.
+    #[arg(long, default_value_t = 20)]
+    limit: usize,
+}
+
+#[derive(Args)]
+struct QueueArgs {
+    /// The peer whose queue it is.
+    peer: String,
+    #[command(subcommand)]
+    act: Option<QueueVerb>,
+}
+
+#[derive(Subcommand)]
+enum QueueVerb {
+    /// What waits, is parked or was given up (also without a word).
+    List,
+    /// One message with its text.
+    Show { id: MessageId },
+    /// Deliver again what was given up, has expired or is parked.
+    Retry { id: MessageId },
+    /// Give up a waiting message; its sender is told.
+    Drop { id: MessageId },
+    /// Put a waiting message aside.
+    Hold { id: MessageId },
+    /// Let a message go on that was put aside.
+    Release { id: MessageId },
+}
+
+#[derive(Args)]
+struct ExplainArgs {
+    /// A message id, or a peer.
+    what: String,
+}
+
+#[derive(Args)]
+struct FreezeArgs {
+    /// The peer (default: the whole host).
+    peer: Option<String>,
+    /// Why; shown to whoever is refused.
+    #[arg(long, default_value = "")]
+    reason: String,
 }
 
 #[derive(Args)]
@@ -387,6 +475,12 @@ async fn dispatch(root: Root, cli: Cli) -> Outcome {
         Verb::Status => show::status(&root, as_json).await,
         Verb::Send(args) => mail::send(&root, args, as_json).await,
         Verb::Inbox(args) => mail::inbox(&root, args, as_json).await,
+        Verb::Messages(args) => queue::messages(&root, args, as_json).await,
+        Verb::Queue(args) => queue::queue(&root, args, as_json).await,
+        Verb::Explain(args) => explain::explain(&root, &args.what, as_json).await,
+        Verb::Freeze(args) => peers::freeze(&root, args, true).await,
+        Verb::Unfreeze(args) => peers::freeze(&root, args, false).await,
+        Verb::Remove(args) => peers::remove(&root, &args.peer, as_json).await,
         Verb::Attach(args) => attach::attach(&root, args).await,
         Verb::Screen(args) => show::screen(&root, &args.peer, as_json).await,
         Verb::Stop(args) => peers::stop(&root, args, as_json).await,

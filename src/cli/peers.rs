@@ -1,9 +1,11 @@
 //! `init`, `create`, `<runtime>`, `start`, `stop`, `new`.
 
 use super::link::{below_a_keeper, connect_or_start, segment};
-use super::{ApprovalArg, CreateArgs, Done, InitArgs, IntelligenceArg, Outcome, PeersArgs, ProfileArgs, RuntimeArgs, WakePolicyArg, attach, json, out, say};
+use super::{
+    ApprovalArg, CreateArgs, Done, FreezeArgs, InitArgs, IntelligenceArg, Outcome, PeersArgs, ProfileArgs, RuntimeArgs, WakePolicyArg, attach, json, out, say,
+};
 use crate::api::client::{ANSWER, Client};
-use crate::api::shapes::{AttachView, PeerView, WakeRequest};
+use crate::api::shapes::{AttachView, FreezeRequest, PeerView, WakeRequest};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::Intelligence;
 use crate::core::names::{Identity, Personality, RuntimeName, near};
@@ -97,10 +99,10 @@ fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs,
         }
         profile.default_runtime = runtime;
     }
-    for runtime in &profile.runtimes {
+    for runtime in profile.runtimes.iter().filter(|r| !r.is_none()) {
         runtimes.get(runtime).map_err(|e| invalid(e).hint(format!("a definition is a file {}/{runtime}.yaml", root.runtimes().display())))?;
     }
-    profile.personality.check_against(runtimes.names()).map_err(|e| invalid(e).hint("choose another with --name"))?;
+    profile.personality.check_against(runtimes.names().chain([&RuntimeName::none()])).map_err(|e| invalid(e).hint("choose another with --name"))?;
     apply(args, &mut profile);
     profile.check().map_err(invalid)?;
     let path = std::env::var("PATH").unwrap_or_default();
@@ -243,6 +245,28 @@ pub async fn new(root: &Root, peer: &str, as_json: bool) -> Outcome {
     let mut client = connect_or_start(root).await?;
     let view: AttachView = client.post(&format!("/v1/peers/{}/new", segment(peer)), &serde_json::json!({}), WAKE).await?;
     up(&view, as_json);
+    Ok(Done::Ok)
+}
+
+pub async fn freeze(root: &Root, args: FreezeArgs, on: bool) -> Outcome {
+    let mut client = Client::connect(root).await?;
+    let whom = args.peer.clone().unwrap_or_else(|| "the whole host".into());
+    let request = FreezeRequest { peer: args.peer, reason: args.reason };
+    let done: String = client.post(if on { "/v1/freeze" } else { "/v1/unfreeze" }, &request, ANSWER).await?;
+    let then = if on { "nothing is started or delivered, mail waits; `iapeer unfreeze` lifts it" } else { "mail goes on" };
+    out(&format!("{whom} is {done}: {then}\n"));
+    Ok(Done::Ok)
+}
+
+pub async fn remove(root: &Root, peer: &str, as_json: bool) -> Outcome {
+    let mut client = Client::connect(root).await?;
+    let removed: Vec<Identity> = client.post(&format!("/v1/peers/{}/remove", segment(peer)), &serde_json::json!({}), WAKE).await?;
+    if as_json {
+        json(&removed);
+    } else {
+        let names: Vec<String> = removed.iter().map(Identity::to_string).collect();
+        out(&format!("{} removed; its folder stays, its state is kept in {}\n", names.join(", "), root.removed().display()));
+    }
     Ok(Done::Ok)
 }
 

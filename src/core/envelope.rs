@@ -43,6 +43,10 @@ pub fn render(message: &Message, attempt: u32, carriage: Carriage<'_>) -> String
         head += &format!(" redelivered=\"{attempt}\"");
     }
     head += &format!(" ts=\"{}\"", attribute(&message.sent));
+    if !message.attachments.is_empty() {
+        let paths: Vec<&str> = message.attachments.iter().map(|a| a.path.as_str()).collect();
+        head += &format!(" attachments=\"{}\"", attribute(&paths.join(" ")));
+    }
     let clean = sanitize::body(&message.body);
     let body = match carriage {
         Carriage::Inline => escape_tags(&clean),

@@ -1,5 +1,6 @@
 //! A message, its states, and the closed list of reasons for which one waits.
 
+use super::Millis;
 use super::names::{Identity, Incarnation, Party};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -13,6 +14,12 @@ pub struct MessageId(String);
 impl MessageId {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// When it was made, in Unix milliseconds: the first 48 bits of a version-7 UUID.
+    pub fn unix_ms(&self) -> u64 {
+        let digits: String = self.0.chars().filter(|c| *c != '-').take(12).collect();
+        u64::from_str_radix(&digits, 16).unwrap_or(0)
     }
 }
 impl FromStr for MessageId {
@@ -103,18 +110,58 @@ pub struct Message {
     pub expires: Option<i64>,
     /// The random word that closes its envelope; the body does not contain it.
     pub fence: String,
+    /// When it was accepted, by the clocks that a jump of the wall clock does not touch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<Stamp>,
+    /// The sender's own key: the same key and content is the same message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// Typed as it is, without an envelope; the operator's privilege.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub raw: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
     #[serde(skip)]
     pub body: Vec<u8>,
 }
 
+/// A moment by three clocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    pub boot_id: String,
+    /// Milliseconds since that boot.
+    pub boot_ms: Millis,
+    /// Unix seconds.
+    pub unix: i64,
+}
+
+/// A file that travels with a message: a copy in the recipient's inbox, named by its content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The copy that the recipient reads.
+    pub path: String,
+    /// SHA-256 of the content, hex.
+    pub sha256: String,
+    pub bytes: u64,
+}
+
 impl Message {
+    pub fn key(&self) -> Key {
+        Key { id: self.id.clone(), seq: self.seq, urgent: self.urgent }
+    }
+
     pub fn entry(&self) -> Entry {
         Entry {
-            key: Key { id: self.id.clone(), seq: self.seq, urgent: self.urgent },
+            key: self.key(),
             from: self.from.clone(),
             topic: self.topic.clone(),
             hops: self.hops,
             fence: self.fence.clone(),
+            raw: self.raw,
+            expires: self.expires,
+            stamp: self.stamp.clone(),
+            due: None,
+            not_before: 0,
         }
     }
 }
@@ -128,11 +175,35 @@ pub struct Entry {
     pub hops: u32,
     /// Closes its envelope; shows on the screen that a paste is this message.
     pub fence: String,
+    pub raw: bool,
+    /// Unix second at which it expires.
+    pub expires: Option<i64>,
+    pub stamp: Option<Stamp>,
+    /// The same on the boot clock of this daemon; set when the mail comes to its peer.
+    pub due: Option<Millis>,
+    /// Paced: not delivered before this, on the boot clock.
+    pub not_before: Millis,
 }
 
 impl Entry {
     pub fn id(&self) -> &MessageId {
         &self.key.id
+    }
+
+    /// Notices of the system wait for a session that runs for another reason.
+    pub fn wakes(&self) -> bool {
+        self.from != Party::System
+    }
+
+    /// When its time to live is over, on the boot clock. Within one boot the boot clock alone counts, so
+    /// that a jump of the wall clock expires nothing.
+    pub fn deadline(&self, now: &Stamp) -> Option<Millis> {
+        let expires = self.expires?;
+        let millis = |seconds: i64| seconds.max(0) as Millis * 1000;
+        Some(match &self.stamp {
+            Some(stamp) if stamp.boot_id == now.boot_id => stamp.boot_ms + millis(expires - stamp.unix),
+            _ => now.boot_ms + millis(expires - now.unix),
+        })
     }
 }
 
@@ -359,6 +430,20 @@ pub struct Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_jump_of_the_wall_clock_expires_nothing_within_a_boot() {
+        let stamp = |boot: &str, boot_ms, unix| Stamp { boot_id: boot.into(), boot_ms, unix };
+        let sent = stamp("a", 1_000, 1_000_000);
+        let entry = Entry { expires: Some(1_000_000 + 3600), stamp: Some(sent), ..crate::core::record::tests::sample(b"x").entry() };
+        let ten_days = 10 * 86_400;
+        for jump in [-ten_days, 0, ten_days] {
+            assert_eq!(entry.deadline(&stamp("a", 2_000, 1_000_001 + jump)), Some(1_000 + 3_600_000));
+        }
+        // After a reboot the wall clock is all there is.
+        assert_eq!(entry.deadline(&stamp("b", 50, 1_000_600)), Some(50 + 3_000_000));
+        assert_eq!(entry.deadline(&stamp("b", 50, 2_000_000)), Some(50));
+    }
 
     #[test]
     fn file_names_sort_in_the_order_of_delivery() {

@@ -10,6 +10,7 @@ pub mod guard;
 pub mod limits;
 pub mod message;
 pub mod names;
+pub mod pace;
 pub mod peer;
 pub mod profile;
 pub mod record;

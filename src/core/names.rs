@@ -165,6 +165,13 @@ impl RuntimeName {
     pub fn echo() -> Self {
         RuntimeName("echo".into())
     }
+    /// No program and no terminal: a person or a bridge that reads its mail by API.
+    pub fn none() -> Self {
+        RuntimeName("none".into())
+    }
+    pub fn is_none(&self) -> bool {
+        self.0 == "none"
+    }
 }
 
 impl Personality {

@@ -152,6 +152,9 @@ impl Profile {
         if !self.runtimes.contains(&self.default_runtime) {
             return Err(format!("`default_runtime` {} is not one of `runtimes`", self.default_runtime));
         }
+        if self.runtimes.iter().any(RuntimeName::is_none) && (self.runtimes.len() > 1 || self.intelligence == Intelligence::Artificial) {
+            return Err("the runtime `none` (no program, mail by API) stands alone, for an `intelligence` of `natural` or `absent`".into());
+        }
         if self.description.chars().count() > DESCRIPTION_CHARS {
             return Err(format!("`description` is longer than {DESCRIPTION_CHARS} characters"));
         }

@@ -11,6 +11,7 @@
 //! A record whose length, end mark or checksum does not fit is not a message: it is quarantined whole.
 
 use super::message::Message;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -34,12 +35,16 @@ pub enum RecordError {
     Checksum,
 }
 
+/// A header line: what is kept, and the length of its body.
 #[derive(Serialize, Deserialize)]
-struct Header {
+struct Header<T> {
     #[serde(flatten)]
-    message: Message,
+    what: T,
     len: usize,
 }
+
+/// Larger than any record of ours.
+pub const RECORD_CAP: u64 = 64 * 1024 * 1024;
 
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut s, b| {
@@ -50,78 +55,66 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 pub fn encode(message: &Message) -> Vec<u8> {
-    let header = Header { message: message.clone_without_body(), len: message.body.len() };
-    let header = serde_json::to_string(&header).unwrap_or_default();
-    let mut out = Vec::with_capacity(MAGIC.len() + header.len() + message.body.len() + 80);
+    frame(message, &message.body)
+}
+
+pub fn decode(bytes: &[u8]) -> Result<Message, RecordError> {
+    let (message, body): (Message, _) = unframe(bytes)?;
+    Ok(Message { body: body.to_vec(), ..message })
+}
+
+/// Puts a header and a body into the frame that shows every damage.
+pub fn frame<T: Serialize>(what: &T, body: &[u8]) -> Vec<u8> {
+    let header = serde_json::to_string(&Header { what, len: body.len() }).unwrap_or_default();
+    let mut out = Vec::with_capacity(MAGIC.len() + header.len() + body.len() + 80);
     out.extend_from_slice(MAGIC.as_bytes());
     out.extend_from_slice(header.as_bytes());
     out.extend_from_slice(b"\n\n");
-    out.extend_from_slice(&message.body);
+    out.extend_from_slice(body);
     let sum = hex(&Sha256::digest(&out));
     out.extend_from_slice(format!("\nend {sum}\n").as_bytes());
     out
 }
 
-pub fn decode(bytes: &[u8]) -> Result<Message, RecordError> {
-    let text_start = bytes.iter().position(|b| *b == b'\n').map(|p| p + 1).ok_or(RecordError::NotARecord)?;
-    let first = std::str::from_utf8(&bytes[..text_start]).map_err(|_| RecordError::NotARecord)?;
-    if first != MAGIC {
-        return Err(match first.trim_end().strip_prefix(MAGIC_STEM) {
-            Some(v) => RecordError::Version(v.chars().take(20).collect()),
-            None => RecordError::NotARecord,
-        });
-    }
-    let rest = &bytes[text_start..];
-    let line = rest.iter().position(|b| *b == b'\n').ok_or(RecordError::Truncated { have: bytes.len(), want: bytes.len() + 1 })?;
-    let header: Header = serde_json::from_slice(&rest[..line]).map_err(|e| RecordError::Header(e.to_string()))?;
-    let body_start = text_start + line + 2;
+pub fn unframe<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), RecordError> {
+    let (header, body_start) = header::<T>(bytes)?;
     let body_end = body_start.saturating_add(header.len);
-    let want = body_end.saturating_add("\nend ".len() + 64 + 1);
+    let want = body_end.saturating_add(END_BYTES);
     if bytes.len() < want {
         return Err(RecordError::Truncated { have: bytes.len(), want });
     }
-    if rest.get(line + 1) != Some(&b'\n') || bytes.len() != want {
+    if bytes[body_start - 1] != b'\n' || bytes.len() != want {
         return Err(RecordError::NoEnd);
     }
-    let end = format!("\nend {}\n", hex(&Sha256::digest(&bytes[..body_end])));
     let tail = &bytes[body_end..];
     if !tail.starts_with(b"\nend ") {
         return Err(RecordError::NoEnd);
     }
-    if tail != end.as_bytes() {
+    if tail != format!("\nend {}\n", hex(&Sha256::digest(&bytes[..body_end]))).as_bytes() {
         return Err(RecordError::Checksum);
     }
-    let mut message = header.message;
-    message.body = bytes[body_start..body_end].to_vec();
-    Ok(message)
+    Ok((header.what, &bytes[body_start..body_end]))
+}
+
+/// Bytes of the end mark.
+const END_BYTES: usize = "\nend ".len() + 64 + 1;
+
+/// The header, and where the body begins.
+fn header<T: DeserializeOwned>(bytes: &[u8]) -> Result<(Header<T>, usize), RecordError> {
+    let Some(rest) = bytes.strip_prefix(MAGIC.as_bytes()) else {
+        let first = bytes.split(|b| *b == b'\n').next().and_then(|l| std::str::from_utf8(l).ok()).unwrap_or_default();
+        let version = first.strip_prefix(MAGIC_STEM).map(|v| v.chars().take(20).collect());
+        return Err(version.map_or(RecordError::NotARecord, RecordError::Version));
+    };
+    let line = rest.iter().position(|b| *b == b'\n').ok_or(RecordError::Truncated { have: bytes.len(), want: bytes.len() + 1 })?;
+    let header = serde_json::from_slice(&rest[..line]).map_err(|e| RecordError::Header(e.to_string()))?;
+    Ok((header, MAGIC.len() + line + 2))
 }
 
 /// Reads only the header, from the first bytes of a record, and the length the whole record must have.
 pub fn peek(prefix: &[u8]) -> Result<(Message, u64), RecordError> {
-    let Some(rest) = prefix.strip_prefix(MAGIC.as_bytes()) else {
-        return Err(decode(prefix).err().unwrap_or(RecordError::NotARecord));
-    };
-    let line = rest.iter().position(|b| *b == b'\n').ok_or(RecordError::Truncated { have: prefix.len(), want: prefix.len() + 1 })?;
-    let header: Header = serde_json::from_slice(&rest[..line]).map_err(|e| RecordError::Header(e.to_string()))?;
-    let len = MAGIC.len() + line + 2 + header.len + "\nend ".len() + 64 + 1;
-    Ok((header.message, len as u64))
-}
-
-impl Message {
-    fn clone_without_body(&self) -> Message {
-        Message {
-            body: Vec::new(),
-            id: self.id.clone(),
-            from: self.from.clone(),
-            via: self.via.clone(),
-            to: self.to.clone(),
-            topic: self.topic.clone(),
-            in_reply_to: self.in_reply_to.clone(),
-            sent: self.sent.clone(),
-            fence: self.fence.clone(),
-            ..*self
-        }
-    }
+    let (header, body_start) = header::<Message>(prefix)?;
+    Ok((header.what, (body_start + header.len + END_BYTES) as u64))
 }
 
 #[cfg(test)]
@@ -145,6 +138,10 @@ pub mod tests {
             sent: "2026-11-21T10:02:03+01:00".into(),
             expires: Some(1_800_000_000),
             fence: "k3v9q2".into(),
+            stamp: None,
+            idempotency_key: None,
+            raw: false,
+            attachments: Vec::new(),
             body: body.to_vec(),
         }
     }

@@ -237,6 +237,8 @@ pub struct Turn {
     pub prompt_submitted: Vec<String>,
     pub turn_end: Vec<String>,
     pub permission_asked: Vec<String>,
+    /// Fields of a turn's end that hold the turn's final text.
+    pub final_text: Vec<String>,
     pub session_end: Vec<String>,
     /// Hook fields that, when present and not empty, mark an event of a sub-agent or of work that goes
     /// on: such an event is ignored.
@@ -291,6 +293,8 @@ pub enum SessionIdFrom {
 #[serde(deny_unknown_fields, default)]
 pub struct Control {
     pub interrupt: Option<KeyName>,
+    /// How urgent mail interrupts a turn: the key, pressed while this is on the screen. Absent: it waits.
+    pub urgent: Option<Frame>,
     /// What a person types to end the program.
     pub quit: Option<String>,
     /// Environment names that mark children which leave the process group.

@@ -3,6 +3,7 @@
 use super::limits::Limits;
 use super::names::RuntimeName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -30,6 +31,12 @@ pub struct Settings {
     /// Terminal size of a session while nobody is attached.
     pub window: Window,
     pub limits: Limits,
+    /// Seconds after which the operator is told, once, that a draft holds mail.
+    pub draft_notice_secs: u64,
+    /// A name for several recipients.
+    pub groups: BTreeMap<String, Vec<String>>,
+    /// Run for each message to the operator: program and arguments; the message as JSON on standard input.
+    pub on_notice: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +67,9 @@ impl Default for Settings {
             delivery_log_keep: 5,
             window: Window::default(),
             limits: Limits::default(),
+            draft_notice_secs: 120,
+            groups: BTreeMap::new(),
+            on_notice: Vec::new(),
         }
     }
 }

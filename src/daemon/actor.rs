@@ -8,6 +8,7 @@ use super::host::Host;
 use super::live::Live;
 use super::logs::Line;
 use super::restore;
+use crate::api::shapes::{Answer, AnsweredBy};
 use crate::core::message::{Claim, Entry, Message, MessageId, State};
 use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::effect::Effect;
@@ -56,9 +57,10 @@ pub struct Snapshot {
     pub turn: Option<&'static str>,
     pub reason: Option<String>,
     pub incarnation: Option<Incarnation>,
-    pub waiting: Arc<Vec<MessageId>>,
     pub in_flight: Option<MessageId>,
     pub stopped: bool,
+    pub frozen: bool,
+    pub draining: bool,
     pub ready: bool,
     /// The message whose turn is running, and who sent it.
     pub turn_message: Option<(MessageId, Party)>,
@@ -87,6 +89,10 @@ impl PeerHandle {
     /// Tells an event and waits until the snapshot knows of it.
     pub async fn order(&self, event: Event) {
         self.event(event).await;
+        self.settled().await;
+    }
+    /// Waits until everything told before has been taken in.
+    pub async fn settled(&self) {
         let (done, taken) = oneshot::channel();
         self.tell(Inbox::Barrier(done)).await;
         // An error means that the actor has ended.
@@ -133,6 +139,8 @@ pub struct Actor {
     publish: watch::Sender<Snapshot>,
     last_failure: Option<String>,
     turn_sender: Option<(MessageId, Party)>,
+    /// The message of the running turn, or of the last one while nobody has told how it ended.
+    last_turn: Option<MessageId>,
 }
 
 impl Actor {
@@ -152,6 +160,7 @@ impl Actor {
             publish,
             last_failure: None,
             turn_sender: None,
+            last_turn: None,
         }
     }
 
@@ -217,6 +226,7 @@ impl Actor {
             self.adopt(record);
         }
         self.last_failure = None;
+        self.peer.host_frozen = self.host.frozen().is_some();
         self.step(Event::Restored(Box::new(found.restored))).await;
         for heard in found.heard {
             if let Some(inc) = self.peer.inc() {
@@ -262,6 +272,10 @@ impl Actor {
                     if matches!(fact, HookFact::TurnEnded) {
                         // The last records of the turn may prove what no hook told.
                         self.read_transcript(inc).await;
+                        self.answered_by_turn(inc, heard.final_text);
+                    }
+                    if matches!(&fact, HookFact::PromptSubmitted { .. }) {
+                        self.last_turn = None;
                     }
                     self.step(Event::Hook { inc, fact }).await;
                 }
@@ -279,6 +293,17 @@ impl Actor {
         for event in events {
             self.step(event).await;
         }
+    }
+
+    /// The final text of a turn answers the message whose turn it was.
+    fn answered_by_turn(&mut self, inc: Incarnation, text: Option<String>) {
+        let current = self.peer.up().is_some_and(|up| up.inc == inc);
+        let (Some(id), Some(text), true) = (self.last_turn.take(), text, current) else { return };
+        let at = self.host.now_text();
+        self.host.ledger.answered(&id, Answer { id: None, by: AnsweredBy::TurnEnd, text }, &at);
+        self.host.delivery(
+            Line::new("delivery").with("msg", &id).with("to", &self.identity).with("inc", inc).with("state", State::Answered.word()).with("by", "turn-end"),
+        );
     }
 
     /// Session id and transcript, as the program's hooks name them.
@@ -400,6 +425,9 @@ impl Actor {
 
     fn show(&mut self) {
         let peer = &self.peer;
+        if let Some(id) = peer.turn_message().filter(|id| self.last_turn.as_ref() != Some(id)) {
+            self.last_turn = Some(id.clone());
+        }
         match (peer.turn_message(), &self.turn_sender) {
             (Some(id), known) if known.as_ref().map(|(k, _)| k) != Some(id) => {
                 self.turn_sender = self.host.ledger.view(id).map(|v| (id.clone(), v.from));
@@ -407,11 +435,6 @@ impl Actor {
             (None, Some(_)) => self.turn_sender = None,
             _ => {}
         }
-        let before = self.publish.borrow().waiting.clone();
-        let ends = |ids: &[MessageId]| (ids.len(), ids.first().cloned(), ids.last().cloned());
-        let now = (peer.queue.len(), peer.queue.first().map(|e| e.id().clone()), peer.queue.last().map(|e| e.id().clone()));
-        // A long queue is copied only when it has changed, and it changes at an end or in length.
-        let waiting = if ends(&before) == now { before } else { Arc::new(peer.queue.iter().map(|e| e.id().clone()).collect()) };
         let snapshot = Snapshot {
             restored: self.publish.borrow().restored,
             state: peer.state_word(),
@@ -422,9 +445,10 @@ impl Actor {
             }),
             reason: peer.hold.map(|h| h.word().to_string()),
             incarnation: peer.inc(),
-            waiting,
             in_flight: peer.flight.as_ref().map(|f| f.id().clone()),
             stopped: peer.markers.stopped,
+            frozen: peer.markers.frozen,
+            draining: peer.draining,
             ready: peer.up().is_some_and(|u| u.ready_at.is_some()),
             turn_message: self.turn_sender.clone(),
             session: self.live.as_ref().map(|l| (l.pane.socket.clone(), l.pane.pane.clone())),

@@ -127,8 +127,10 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         Effect::Inquire { entry } => inquire(actor, definition, entry),
         Effect::End { inc } => end(actor, host, inc),
         Effect::Collect { inc } => collect(actor, host, inc),
+        Effect::TellSender { entry, state, reason } => host.tell_sender(&entry, &Party::Peer(identity), state, &reason).await,
         Effect::Finish { entry, attempt, inc, state, evidence, reason } => {
             actor.message = None;
+            host.ledger.waits_no_more(&Party::Peer(identity.clone()), entry.id());
             let ending = Ending { state, evidence, reason, at: host.now_text(), attempt, incarnation: inc };
             host.store
                 .post("finish", move |store| {
@@ -139,6 +141,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         }
         Effect::Quarantine { entry, reason } => {
             actor.message = None;
+            host.ledger.waits_no_more(&Party::Peer(identity.clone()), entry.id());
             host.lifecycle(
                 Line::new("registry").with("identity", &identity).with("action", "quarantined").with("file", entry.key.file_name()).with("reason", reason),
             );
@@ -195,7 +198,7 @@ async fn tell(actor: &mut Actor, host: &Arc<Host>, effect: Effect) {
         Effect::Order { verb, by } => host.lifecycle(line(verb).with("by", by)),
         Effect::CrashLoop { count } => host.lifecycle(line("crash-loop").with("count", count).with("until", "iapeer start")),
         Effect::Backoff { until_ms } => host.lifecycle(line("backoff").with("wait", format!("{until_ms}ms"))),
-        Effect::Notice { text } => host.notify_operator(text, super::router::new_id()).await,
+        Effect::Notice { text } => host.notify_operator(text).await,
         _ => {}
     }
 }
@@ -239,6 +242,10 @@ fn acted(definition: &Definition, result: Result<Acted, TerminalError>) -> ActRe
 /// What must be on the screen before the submit key: our text, and nothing but our text.
 fn taken_guard(actor: &Actor, definition: &Definition, id: &MessageId) -> Guard {
     let Some(flight) = &actor.peer.flight else { return Guard { facts: vec![Fact::Any(Vec::new())] } };
+    if flight.entry.raw {
+        // Nothing of ours stands in a raw text: the look that it is bound to has seen it.
+        return Guard::default();
+    }
     let pasted_at = match flight.stage {
         Stage::Pasted { at, .. } | Stage::Settling { at, .. } | Stage::Submitted { at, .. } => at,
         _ => 0,
@@ -258,6 +265,9 @@ fn taken_guard(actor: &Actor, definition: &Definition, id: &MessageId) -> Guard 
 
 /// The text that is typed: rendered, neutralised, as a file when it is too large.
 fn compose(host: &Host, identity: &Identity, definition: &Definition, message: &Message, attempt: u32, seed: bool) -> Result<String, String> {
+    if message.raw {
+        return Ok(sanitize::body(&message.body).trim_end().to_string());
+    }
     // A profile that was broken under a live session does not stop its mail: the last good one goes on.
     let profile = host.last_good_profile(&identity.personality);
     let seed = profile.as_ref().map(|p| p.initial_prompt.as_str()).filter(|_| seed);

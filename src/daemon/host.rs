@@ -1,10 +1,11 @@
 //! What all parts of the daemon share. Each piece of state has one owner; this only says where it is.
 
-use super::actor::{Inbox, PeerHandle};
+use super::actor::PeerHandle;
+use super::flow::Flow;
 use super::ledger::Ledger;
 use super::logs::{Line, LogFile};
 use super::store_thread::StoreHandle;
-use crate::core::message::{Intelligence, Message, MessageId, ProcessRef};
+use crate::core::message::{Entry, Message, ProcessRef, Stamp, State};
 use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
 use crate::core::profile::Profile;
 use crate::core::settings::Settings;
@@ -33,6 +34,7 @@ pub struct Host {
     pub runtimes: Runtimes,
     pub watch: FileWatch,
     pub ledger: Ledger,
+    pub flow: Flow,
     pub boot_id: String,
     pub iapeer: PathBuf,
     pub started: String,
@@ -85,6 +87,7 @@ impl Host {
             boot_id: crate::sys::clock::boot_id(),
             started: clock.local().to_rfc3339_opts(chrono::SecondsFormat::Secs, false),
             ledger: Ledger::default(),
+            flow: Flow::default(),
             tracker: tokio_util::task::TaskTracker::new(),
             peers: RwLock::default(),
             registry: Mutex::default(),
@@ -218,40 +221,61 @@ impl Host {
         peers.entry(identity.clone()).or_insert_with(|| super::actor::spawn(self.clone(), identity.clone())).clone()
     }
 
-    pub async fn tell(&self, identity: &Identity, inbox: Inbox) {
-        if let Some(handle) = self.existing(identity) {
-            handle.tell(inbox).await;
+    /// The peer is no more; its actor ends with its last handle.
+    pub fn drop_handle(&self, identity: &Identity) {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner).remove(identity);
+    }
+
+    /// Everything posted to the store before is on disk once this returns.
+    pub async fn settled(&self) {
+        if self.store.run(|_| Ok(())).await.is_err() {
+            tracing::error!("the store has ended");
         }
     }
 
-    /// A notice of the system in the operator's mailbox.
-    pub async fn notify_operator(&self, text: String, id: MessageId) {
-        self.lifecycle(Line::new("notice").with("to", "operator").with("text", &text));
-        let mut message = Message {
-            id,
-            seq: 0,
-            from: Party::System,
-            intelligence: Intelligence::Absent,
-            via: "system".into(),
-            to: Party::Operator,
-            topic: None,
-            in_reply_to: None,
-            hops: 0,
-            urgent: false,
-            sent: self.now_text(),
-            expires: None,
-            fence: "notice".into(),
-            body: text.into_bytes(),
-        };
-        let kept = self.store.run(move |store| {
-            let (mailbox, disk) = store.mailbox(&message.to)?;
-            message.seq = mailbox.take_seq(&*disk)?;
-            mailbox.enqueue(&*disk, &message)?;
-            Ok(message)
-        });
-        match kept.await {
-            Ok(message) => self.ledger.accepted(&message, self.clock.boot_ms()),
-            Err(error) => tracing::error!(%error, "a notice to the operator could not be kept"),
+    /// Now, by all clocks.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { boot_id: self.boot_id.clone(), boot_ms: self.clock.boot_ms(), unix: self.clock.utc().timestamp() }
+    }
+
+    /// Why the whole host is frozen, if it is. What cannot be read counts as frozen.
+    pub fn frozen(&self) -> Option<String> {
+        let path = self.root.frozen();
+        match crate::store::disk::read_own(&path, 64 * 1024) {
+            Ok(reason) => Some(String::from_utf8_lossy(&reason).trim().to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => Some(format!("{}: {e}", path.display())),
         }
+    }
+
+    /// Where a party finds the files that come with its mail.
+    pub fn inbox_of(&self, party: &Party) -> PathBuf {
+        let folder = party.peer().and_then(|i| self.place(&i.personality)).map(|p| p.folder);
+        folder.map_or_else(|| self.root.operator_inbox(), |f| f.join(".iapeer/inbox"))
+    }
+
+    /// Tells a sender, once, what has become of a message.
+    pub async fn tell_sender(self: &Arc<Self>, entry: &Entry, to: &Party, state: State, reason: &str) {
+        if entry.from == Party::System {
+            return;
+        }
+        let id = entry.id();
+        let what = if state == State::Expired { "has expired undelivered" } else { "was not delivered" };
+        let text = format!("Your message {id} to {to} {what}: {reason}.");
+        let from = entry.from.clone();
+        super::accept::notify(self, from, text, Some(id.clone()), Some(format!("{}-{id}", state.word()))).await;
+    }
+
+    /// Mail has come for the operator.
+    pub fn tell_operator(&self, message: &Message) {
+        let Some((program, arguments)) = self.settings.on_notice.split_first() else { return };
+        let mail = serde_json::to_vec(&super::mail::mail_of(message.clone(), false)).unwrap_or_default();
+        super::notice::run(program.clone(), arguments.to_vec(), mail);
+    }
+
+    /// A notice of the system in the operator's mailbox.
+    pub async fn notify_operator(self: &Arc<Self>, text: String) {
+        self.lifecycle(Line::new("notice").with("to", "operator").with("text", &text));
+        super::accept::notify(self, Party::Operator, text, None, None).await;
     }
 }

@@ -12,6 +12,7 @@ use crate::keeper::record::ExitRecord;
 use crate::ports::terminal::StartSpec;
 use crate::runtime::launch::{self, Known, Plan};
 use crate::store::disk::{read_own, replace};
+use crate::store::outbox;
 use crate::store::peer_state::{PeerState, SessionRecord};
 use crate::sys::process;
 use std::path::Path;
@@ -69,14 +70,19 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mod
     let mut file = file;
     file.argv[0] = program.to_string_lossy().into_owned();
 
+    // What the session proves itself with while no daemon runs.
+    let token = outbox::new_secret().map_err(|e| other(format!("/dev/urandom: {e}")))?;
+    file.env.insert("IAPEER_TOKEN".into(), token.clone());
     let dir = host.root.peer_state(identity);
     let launch_path = dir.join(format!("launch-{inc}.json"));
     let bytes = serde_json::to_vec(&file).map_err(|e| other(e.to_string()))?;
-    let (state_dir, launch_file) = (dir.clone(), launch_path.clone());
+    let (state_dir, launch_file, token_file) = (dir.clone(), launch_path.clone(), outbox::token_path(&host.root, identity, inc));
     host.store
         .run(move |store| {
             let disk = store.disk.clone();
             PeerState::open(&*disk, state_dir)?.write_incarnation(inc)?;
+            disk.create_dir(token_file.parent().unwrap_or(&token_file))?;
+            replace(&*disk, &token_file, token.as_bytes())?;
             replace(&*disk, &launch_file, &bytes)
         })
         .await

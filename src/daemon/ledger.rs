@@ -5,9 +5,9 @@
 
 use crate::api::shapes::{Answer, MessageView};
 use crate::core::Millis;
-use crate::core::message::{Evidence, Key, Message, MessageId, State};
+use crate::core::message::{Entry, Evidence, Key, Message, MessageId, State};
 use crate::core::names::Party;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::broadcast;
 
@@ -27,8 +27,18 @@ struct Inner {
     /// Boot-time clock of acceptance, of what this daemon accepted.
     accepted_ms: HashMap<MessageId, Millis>,
     order: std::collections::VecDeque<MessageId>,
-    /// Ids that are being accepted.
-    reserved: std::collections::HashSet<MessageId>,
+    /// Ids and keys that are being accepted.
+    reserved: HashSet<String>,
+    waiting: HashMap<Party, Waiting>,
+}
+
+/// What waits for one party, in flight included.
+#[derive(Default)]
+struct Waiting {
+    /// In the order of delivery.
+    order: BTreeMap<(bool, u64), MessageId>,
+    senders: HashMap<Party, usize>,
+    ranks: HashMap<MessageId, ((bool, u64), Party)>,
 }
 
 impl Default for Ledger {
@@ -46,16 +56,79 @@ impl Ledger {
         self.lock().places.insert(key.id.clone(), (party.clone(), key));
     }
 
-    /// Takes an id for one request; false when another has it.
-    pub fn reserve(&self, id: &MessageId) -> bool {
-        self.lock().reserved.insert(id.clone())
+    /// Takes an id, or a sender's key, for one request; false when another has it.
+    pub fn reserve(&self, what: &str) -> bool {
+        self.lock().reserved.insert(what.to_string())
     }
-    pub fn is_reserved(&self, id: &MessageId) -> bool {
-        self.lock().reserved.contains(id)
+    pub fn is_reserved(&self, what: &str) -> bool {
+        self.lock().reserved.contains(what)
     }
-    pub fn unreserve(&self, id: &MessageId) {
-        self.lock().reserved.remove(id);
-        let _ = self.changed.send(id.clone());
+    pub fn unreserve(&self, what: &str) {
+        self.lock().reserved.remove(what);
+    }
+
+    /// A message waits for this party.
+    pub fn waits(&self, party: &Party, entry: &Entry) {
+        let mut inner = self.lock();
+        let waiting = inner.waiting.entry(party.clone()).or_default();
+        if waiting.ranks.insert(entry.id().clone(), (entry.key.rank(), entry.from.clone())).is_none() {
+            waiting.order.insert(entry.key.rank(), entry.id().clone());
+            *waiting.senders.entry(entry.from.clone()).or_default() += 1;
+        }
+    }
+
+    /// It waits no more: it ended, or a person keeps it aside.
+    pub fn waits_no_more(&self, party: &Party, id: &MessageId) {
+        let mut inner = self.lock();
+        let Some(waiting) = inner.waiting.get_mut(party) else { return };
+        let Some((rank, from)) = waiting.ranks.remove(id) else { return };
+        waiting.order.remove(&rank);
+        if let Some(n) = waiting.senders.get_mut(&from) {
+            *n -= 1;
+            if *n == 0 {
+                waiting.senders.remove(&from);
+            }
+        }
+    }
+
+    /// How much waits for a party, in all and from one sender.
+    pub fn waiting(&self, party: &Party, from: &Party) -> (usize, usize) {
+        let inner = self.lock();
+        let waiting = inner.waiting.get(party);
+        waiting.map_or((0, 0), |w| (w.order.len(), w.senders.get(from).copied().unwrap_or(0)))
+    }
+
+    pub fn total_waiting(&self, party: &Party) -> usize {
+        self.lock().waiting.get(party).map_or(0, |w| w.order.len())
+    }
+
+    pub fn waiting_ids(&self, party: &Party) -> Vec<MessageId> {
+        self.lock().waiting.get(party).map(|w| w.order.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Place among what waits for a party, from 1.
+    pub fn position(&self, party: &Party, id: &MessageId) -> Option<usize> {
+        let inner = self.lock();
+        let waiting = inner.waiting.get(party)?;
+        let (rank, _) = waiting.ranks.get(id)?;
+        Some(waiting.order.range(..=*rank).count())
+    }
+
+    /// Ids that the ledger on disk has forgotten.
+    pub fn forget(&self, ids: &[MessageId]) {
+        let mut inner = self.lock();
+        for id in ids {
+            inner.places.remove(id);
+            inner.views.remove(id);
+            inner.accepted_ms.remove(id);
+        }
+    }
+
+    /// The party is no more; what is known of its ended mail goes with its state.
+    pub fn forget_party(&self, party: &Party) {
+        let mut inner = self.lock();
+        inner.places.retain(|_, (p, _)| p != party);
+        inner.waiting.remove(party);
     }
 
     pub fn place(&self, id: &MessageId) -> Option<(Party, Key)> {
@@ -65,7 +138,7 @@ impl Ledger {
     pub fn accepted(&self, message: &Message, now: Millis) {
         let mut inner = self.lock();
         inner.accepted_ms.insert(message.id.clone(), now);
-        inner.places.insert(message.id.clone(), (message.to.clone(), message.entry().key));
+        inner.places.insert(message.id.clone(), (message.to.clone(), message.key()));
         inner.order.push_back(message.id.clone());
         inner.views.insert(message.id.clone(), view_of(message));
         if inner.order.len() > KEPT {
@@ -110,6 +183,7 @@ impl Ledger {
                 view.state = state;
             }
             view.reason = reason;
+            view.position = None;
             view.evidence = evidence.or(view.evidence);
             view.attempt = view.attempt.max(attempt);
             if state.is_delivered() || (state == State::Entered && evidence == Some(Evidence::None)) {

@@ -32,6 +32,10 @@ pub const LIFECYCLE_EVENTS: &[&str] = &[
     "daemon-start",
     "daemon-stop",
     "notice",
+    "freeze",
+    "unfreeze",
+    "remove",
+    "interrupt",
 ];
 
 /// One line being built.

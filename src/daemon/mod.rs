@@ -3,18 +3,23 @@
 //! It is disposable: tmux holds the terminals, files hold the truth. Ending it ends no session, and the
 //! next start adopts them all.
 
+pub mod accept;
 pub mod actor;
 pub mod acts;
+pub mod flow;
 pub mod host;
 pub mod launching;
 pub mod ledger;
 pub mod live;
 pub mod logs;
+pub mod mail;
+pub mod notice;
 pub mod orders;
 pub mod restore;
 pub mod router;
 pub mod state_file;
 pub mod store_thread;
+pub mod upkeep;
 
 use crate::api::caller::Caller;
 use crate::api::routes::{self, App};
@@ -90,6 +95,7 @@ pub async fn run(root: Root) -> Result<(), Fault> {
             .with("tmux", &host.tmux_version)
             .with("peers", host.handles().len()),
     );
+    let keeping = tokio::spawn(upkeep::run(host.clone(), shutdown.clone()));
     let writer = tokio::spawn(state_file::keep_written(host.clone(), shutdown.clone()));
     let app = App { host: host.clone(), shutdown: shutdown.clone(), end_sessions: end_sessions.clone() };
     let service = routes::router(app).into_make_service_with_connect_info::<Caller>();
@@ -104,8 +110,9 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     }
     let _ = tokio::time::timeout(Duration::from_secs(2), served).await;
     let _ = writer.await;
+    let _ = keeping.await;
     // Everything posted before is on disk once this job has run.
-    let _ = host.store.run(|_| Ok(())).await;
+    host.settled().await;
     host.lifecycle(
         Line::new("daemon-stop").with("pid", std::process::id()).with("sessions", if end_sessions.load(Ordering::SeqCst) { "ended" } else { "kept" }),
     );

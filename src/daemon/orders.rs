@@ -2,6 +2,8 @@
 
 use super::actor::{PeerHandle, Snapshot};
 use super::host::Host;
+use super::logs::Line;
+use super::{accept, router};
 use crate::api::shapes::{AttachView, PeerCounts, PeerView, PresenceView, QueueView, ScreenView, StatusView};
 use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Party};
@@ -9,15 +11,23 @@ use crate::core::peer::WantedBy;
 use crate::core::peer::event::Event;
 use crate::core::screen::Screen;
 use crate::ports::terminal::PaneRef;
+use crate::store::disk::{remove_if_there, replace};
 use crate::store::mailbox::keys_in;
+use crate::store::{profile_file, registry};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long a hook waits until its peer has taken it in.
+const HOOK_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an order waits for its peer before it answers with what there is.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Brings a peer up and says how to attach to it.
 pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh: bool) -> Result<AttachView, Fault> {
+    if handle.identity.runtime.is_none() {
+        return Err(Fault::new(Code::Conflict, format!("{} has no terminal: it reads its mail by the API", handle.identity))
+            .hint(format!("`iapeer inbox {}` shows it", handle.identity)));
+    }
     let snapshot = restored(handle).await;
     if snapshot.stopped && cause == WantedBy::Attach {
         return Err(stopped(&handle.identity));
@@ -65,9 +75,11 @@ fn resumable(host: &Host, identity: &Identity) -> bool {
     path.exists()
 }
 
-pub async fn stop(handle: &PeerHandle, by: &str) -> Result<Snapshot, Fault> {
+pub async fn stop(host: &Host, handle: &PeerHandle, by: &str) -> Result<Snapshot, Fault> {
     restored(handle).await;
     handle.order(Event::Stop { by: by.into() }).await;
+    // Stopped is stopped, also if the daemon dies at this moment.
+    host.settled().await;
     let done = handle.wait_until(PATIENCE, |s| s.stopped && s.session.is_none() && s.at_rest).await;
     done.ok_or_else(|| Fault::new(Code::Timeout, format!("{} has not ended within {} s", handle.identity, PATIENCE.as_secs())))
 }
@@ -75,6 +87,7 @@ pub async fn stop(handle: &PeerHandle, by: &str) -> Result<Snapshot, Fault> {
 pub async fn start(host: &Arc<Host>, handle: &PeerHandle, by: &str) -> Result<AttachView, Fault> {
     restored(handle).await;
     handle.order(Event::Start { by: by.into() }).await;
+    host.settled().await;
     wake(host, handle, WantedBy::Start, false).await
 }
 
@@ -122,7 +135,7 @@ fn presence(host: &Arc<Host>, handle: &PeerHandle, profile_ok: bool) -> Presence
         reason: if invalid { Some("profile-invalid".into()) } else { s.reason },
         incarnation: s.incarnation.filter(|_| s.session.is_some()),
         queue: QueueView {
-            waiting: s.waiting.len() + usize::from(s.in_flight.is_some()),
+            waiting: host.ledger.total_waiting(&Party::Peer(handle.identity.clone())),
             held: keys_in(&*host.disk, &queue.join("held")).len(),
             dead: keys_in(&*host.disk, &queue.join("dead")).len(),
         },
@@ -165,6 +178,69 @@ pub fn status(host: &Arc<Host>) -> StatusView {
     }
 }
 
+/// Freezes a peer or the whole host, with a reason; without one, thaws it.
+pub async fn freeze(host: &Arc<Host>, peer: Option<&str>, reason: Option<&str>) -> Result<(), Fault> {
+    let by = format!("operator{}", reason.filter(|r| !r.is_empty()).map(|r| format!(": {r}")).unwrap_or_default());
+    if let Some(peer) = peer {
+        let handle = router::resolve(host, peer)?;
+        restored(&handle).await;
+        handle.order(if reason.is_some() { Event::Freeze { by } } else { Event::Unfreeze { by } }).await;
+        host.settled().await;
+        return Ok(());
+    }
+    let path = host.root.frozen();
+    let text = format!("{}\n", reason.unwrap_or_default());
+    let on = reason.is_some();
+    let written = host.store.run(move |store| if on { replace(&*store.disk, &path, text.as_bytes()) } else { remove_if_there(&*store.disk, &path) });
+    written.await.map_err(|e| Fault::new(Code::StoreDegraded, format!("{}: {e}", host.root.frozen().display())))?;
+    host.lifecycle(Line::new(if on { "freeze" } else { "unfreeze" }).with("by", by));
+    for handle in host.handles() {
+        handle.order(Event::HostFrozen(on)).await;
+    }
+    Ok(())
+}
+
+/// Takes a peer off this host: its sessions end, its waiting mail is given up with a word to the senders,
+/// its state is kept aside, so that a namesake inherits nothing. Its folder stays.
+pub async fn remove(host: &Arc<Host>, address: &str) -> Result<Vec<Identity>, Fault> {
+    let handle = router::resolve(host, address)?;
+    let personality = handle.identity.personality.clone();
+    let place = host.place(&personality).ok_or_else(|| Fault::new(Code::PeerUnknown, format!("no peer is named {personality}")))?;
+    let (_, runtimes) = host.runtimes_of(&personality, &place);
+    let identities: Vec<Identity> = runtimes.into_iter().map(|r| Identity::new(r, personality.clone())).collect();
+    for identity in &identities {
+        let handle = host.handle(identity);
+        restored(&handle).await;
+        handle.order(Event::Remove { by: "operator".into() }).await;
+        if handle.wait_until(PATIENCE, |s| s.session.is_none() && s.at_rest).await.is_none() {
+            return Err(Fault::new(Code::Timeout, format!("{identity} has not ended within {} s; nothing was removed", PATIENCE.as_secs())));
+        }
+    }
+    registry::update(&host.root, |registry| {
+        registry.peers.remove(&personality);
+        Ok(())
+    })
+    .map_err(|e| Fault::new(Code::StoreDegraded, e.to_string()))?;
+    let profile = profile_file::path_in(&place.folder);
+    if let Err(error) = std::fs::rename(&profile, profile.with_extension("yaml.removed")) {
+        tracing::warn!(%error, path = %profile.display(), "the profile of a removed peer stays");
+    }
+    for identity in &identities {
+        host.drop_handle(identity);
+        let party = Party::Peer(identity.clone());
+        host.ledger.forget_party(&party);
+        let (from, removed) = (host.root.peer_state(identity), host.root.removed());
+        let to = removed.join(format!("{identity}-{}", accept::new_id()));
+        let moved = host.store.run(move |store| {
+            store.forget(&party);
+            store.disk.create_dir(&removed)?;
+            store.disk.rename(&from, &to)
+        });
+        moved.await.map_err(|e| Fault::new(Code::StoreDegraded, format!("the state of {identity} could not be put aside: {e}")))?;
+    }
+    Ok(identities)
+}
+
 /// What its terminal shows, or showed last.
 pub async fn screen(host: &Arc<Host>, handle: &PeerHandle) -> Result<ScreenView, Fault> {
     let snapshot = restored(handle).await;
@@ -185,7 +261,10 @@ pub async fn screen(host: &Arc<Host>, handle: &PeerHandle) -> Result<ScreenView,
 pub async fn hook(host: &Arc<Host>, identity: &Identity, inc: u64, event: &str, payload: &serde_json::Value) {
     let Ok(definition) = host.runtimes.get(&identity.runtime) else { return };
     let heard = crate::runtime::hooks::interpret(&definition, event, payload);
-    host.tell(identity, super::actor::Inbox::Heard { inc, heard }).await;
+    let Some(handle) = host.existing(identity) else { return };
+    handle.tell(super::actor::Inbox::Heard { inc, heard }).await;
+    // The program goes on when its hook ends: what it does next finds the turn known.
+    let _ = tokio::time::timeout(HOOK_PATIENCE, handle.settled()).await;
 }
 
 /// Ends every session, as a sleep; the daemon is about to end as well and starts none again.

@@ -42,9 +42,9 @@ pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
         failure: None,
     };
     match read_disk(host, identity).await {
-        Ok((restored, record, scan)) => {
+        Ok((restored, record, mut scan)) => {
             found.restored = restored;
-            note_mail(host, identity, &scan);
+            note_mail(host, identity, &mut scan);
             found.quarantined = scan.quarantined;
             found.restored.queue = scan.waiting;
             found.restored.claim = scan.claim;
@@ -83,14 +83,18 @@ async fn read_disk(host: &Arc<Host>, identity: &Identity) -> io::Result<(Restore
         .await
 }
 
-fn note_mail(host: &Host, identity: &Identity, scan: &Scan) {
+/// What waits is known to the ledger, and what is left of its time to live to the peer.
+fn note_mail(host: &Host, identity: &Identity, scan: &mut Scan) {
     let party = Party::Peer(identity.clone());
     let queue = host.root.peer_state(identity).join("queue");
     for key in &scan.keys {
         host.ledger.note_place(&party, key.clone());
     }
-    let pending = scan.waiting.iter().chain(scan.claim.iter().map(|(_, e)| e));
+    let now = host.stamp();
+    let pending = scan.waiting.iter_mut().chain(scan.claim.iter_mut().map(|(_, e)| e));
     for entry in pending {
+        entry.due = entry.deadline(&now);
+        host.ledger.waits(&party, entry);
         if let Ok(message) = read_record(&*host.disk, &queue, &entry.key, &["new", "cur"]) {
             host.ledger.insert_view(view_of(&message));
         }

@@ -231,8 +231,13 @@ impl Agent {
         if instructions.is_empty() {
             self.say(format!("  {}", first_line(body)));
         }
+        let mut last_said = String::new();
         for instruction in instructions {
             match instruction {
+                Instruction::Say(text) => {
+                    self.say(format!("  {text}"));
+                    last_said = text;
+                }
                 Instruction::Crash(code) => return Ok(Some(code)),
                 Instruction::Work(time) => {
                     if !self.work(time) {
@@ -258,7 +263,7 @@ impl Agent {
         self.transcript.turn_end()?;
         self.view.busy = None;
         self.draw();
-        self.hook("Stop", json!({}));
+        self.hook("Stop", json!({"last_assistant_message": last_said}));
         Ok(None)
     }
 

@@ -3,6 +3,7 @@
 //! | line | does |
 //! |---|---|
 //! | `reply: TEXT` | answers the sender |
+//! | `say: TEXT` | prints it; the last one is the turn's final text |
 //! | `relay: a,b,c N` | sends `relay: b,c,a N-1` to `a`; `N` of 0 ends the journey |
 //! | `work: 3s` (or `250ms`) | is busy for that long; Esc interrupts |
 //! | `ask: TEXT` | shows a yes/no dialog and waits |
@@ -13,6 +14,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instruction {
     Reply(String),
+    Say(String),
     Send { to: String, text: String },
     Work(Duration),
     Ask(String),
@@ -43,6 +45,7 @@ fn line(line: &str) -> Option<Instruction> {
     let (verb, rest) = line.split_once(": ")?;
     Some(match verb {
         "reply" => Instruction::Reply(rest.into()),
+        "say" => Instruction::Say(rest.into()),
         "work" => Instruction::Work(duration(rest.trim())?),
         "ask" => Instruction::Ask(rest.into()),
         "crash" => Instruction::Crash(rest.trim().parse().ok()?),

@@ -11,6 +11,8 @@ pub struct Heard {
     pub fact: Option<HookFact>,
     pub session_id: Option<String>,
     pub transcript: Option<String>,
+    /// What the agent said last in the turn that ended.
+    pub final_text: Option<String>,
 }
 
 /// The event under which our own MCP bridge reports that the program asked for its tools.
@@ -43,5 +45,7 @@ pub fn interpret(definition: &Definition, event: &str, payload: &Value) -> Heard
     } else {
         None
     };
-    Heard { fact, session_id: text("session_id"), transcript: text("transcript_path") }
+    let last = turn.final_text.iter().find_map(|name| text(name)).filter(|t| !t.trim().is_empty());
+    let final_text = last.filter(|_| fact == Some(HookFact::TurnEnded));
+    Heard { fact, session_id: text("session_id"), transcript: text("transcript_path"), final_text }
 }

@@ -6,20 +6,29 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub struct OsDisk;
 
 impl Disk for OsDisk {
     fn create_synced(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
+        let mut file = new_file(path)?;
         file.write_all(bytes)?;
         file.sync_data()
     }
     fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
-        file.write_all(bytes)
+        new_file(path)?.write_all(bytes)
+    }
+    fn create_all_synced(&self, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
+        let mut open = Vec::with_capacity(files.len());
+        for (path, bytes) in files {
+            let mut file = new_file(path)?;
+            file.write_all(bytes)?;
+            open.push(file);
+        }
+        // All are written: one commit of the file system's journal serves most of these.
+        open.iter().try_for_each(File::sync_data)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
@@ -44,6 +53,10 @@ impl Disk for OsDisk {
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         fs2::available_space(path)
     }
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)
 }
 
 pub fn create_dir(dir: &Path) -> io::Result<()> {

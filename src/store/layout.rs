@@ -124,6 +124,20 @@ impl Root {
     pub fn daemon_state(&self) -> PathBuf {
         self.base.join("state/daemon.json")
     }
+    /// What came while no daemon ran: sends, and hook reports.
+    pub fn spool(&self) -> PathBuf {
+        self.base.join("state/spool")
+    }
+    pub fn removed(&self) -> PathBuf {
+        self.base.join("state/removed")
+    }
+    /// Its presence freezes the whole host.
+    pub fn frozen(&self) -> PathBuf {
+        self.base.join("state/frozen")
+    }
+    pub fn operator_inbox(&self) -> PathBuf {
+        self.party_state(&Party::Operator).join("inbox")
+    }
     pub fn hook_spool(&self) -> PathBuf {
         self.base.join("state/spool")
     }

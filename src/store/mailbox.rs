@@ -7,7 +7,7 @@
 use super::disk::{remove_if_there, replace};
 use crate::core::message::{Claim, Ending, Entry, Key, Message, State};
 use crate::core::peer::effect::Giveback;
-use crate::core::record;
+use crate::core::record::{self, RECORD_CAP};
 use crate::ports::disk::Disk;
 use std::ffi::OsStr;
 use std::io;
@@ -17,8 +17,6 @@ use std::path::{Path, PathBuf};
 const FOLDERS: [&str; 7] = ["tmp", "new", "cur", "held", "done", "dead", "corrupt"];
 /// Sequence numbers reserved by one write of the counter.
 const SEQ_BLOCK: u64 = 1000;
-/// A record is at most a body of 1 MiB with its header; anything larger is not ours.
-const RECORD_CAP: u64 = 64 * 1024 * 1024;
 const PEEK: u64 = 16 * 1024;
 /// Longest file name of the usual file systems.
 const NAME_BYTES: usize = 255;
@@ -65,6 +63,10 @@ impl Mailbox {
         Ok(Mailbox { dir, next_seq: stored + 1, reserved: stored })
     }
 
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The next place in the order. Survives an emptied mailbox and a lost power.
     pub fn take_seq(&mut self, disk: &dyn Disk) -> io::Result<u64> {
         if self.next_seq > self.reserved {
@@ -78,17 +80,13 @@ impl Mailbox {
 
     /// Keeps a message. When this returns, it survives a power cut.
     pub fn enqueue(&self, disk: &dyn Disk, message: &Message) -> io::Result<()> {
-        let name = message.entry().key.file_name();
-        let temp = self.dir.join("tmp").join(&name);
-        let done = disk.create_synced(&temp, &record::encode(message)).and_then(|()| disk.rename(&temp, &self.dir.join("new").join(&name)));
-        if let Err(error) = done {
-            let _ = disk.remove(&temp);
-            return Err(error);
-        }
-        disk.sync_dir(&self.dir.join("new")).inspect_err(|_| {
-            // The sender hears that nothing was accepted; then nothing may be delivered later.
-            let _ = disk.remove(&self.dir.join("new").join(&name));
-        })
+        keep(disk, &[self.place_for(message)])
+    }
+
+    /// Where a message is written, and where it is kept.
+    pub fn place_for(&self, message: &Message) -> Placed {
+        let name = message.key().file_name();
+        Placed { temp: self.dir.join("tmp").join(&name), kept: self.dir.join("new").join(&name), bytes: record::encode(message) }
     }
 
     /// Looks at every folder; puts aside what is not a message.
@@ -264,7 +262,7 @@ impl Mailbox {
     /// Moves a record to where it ended, from wherever it waits.
     pub fn finish(&self, disk: &dyn Disk, key: &Key, ending: &Ending) -> io::Result<()> {
         let (folder, suffix) = match ending.state {
-            State::Dead => ("dead", "why"),
+            State::Dead | State::Expired => ("dead", "why"),
             State::Parked => ("held", "why"),
             _ => ("done", "end"),
         };
@@ -290,6 +288,51 @@ impl Mailbox {
     }
 }
 
+impl Mailbox {
+    /// What was parked is given up.
+    pub fn give_up_parked(&self, disk: &dyn Disk, key: &Key, ending: &Ending) -> io::Result<()> {
+        let name = key.file_name();
+        let (held, dead) = (self.dir.join("held"), self.dir.join("dead"));
+        let why = dead.join(format!("{name}.why"));
+        remove_if_there(disk, &why)?;
+        disk.create_synced(&why, &serde_json::to_vec(ending).map_err(io::Error::other)?)?;
+        disk.rename(&held.join(&name), &dead.join(&name))?;
+        remove_if_there(disk, &held.join(format!("{name}.why")))
+    }
+}
+
+/// A record on its way into `new/`.
+pub struct Placed {
+    temp: PathBuf,
+    kept: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Placed {
+    pub fn new(temp: PathBuf, kept: PathBuf, bytes: Vec<u8>) -> Self {
+        Placed { temp, kept, bytes }
+    }
+}
+
+/// Keeps records of any mailboxes: all of them, or none. What they share, they sync once.
+pub fn keep(disk: &dyn Disk, records: &[Placed]) -> io::Result<()> {
+    let files: Vec<(PathBuf, Vec<u8>)> = records.iter().map(|r| (r.temp.clone(), r.bytes.clone())).collect();
+    let mut dirs: Vec<&Path> = records.iter().filter_map(|r| r.kept.parent()).collect();
+    dirs.sort();
+    dirs.dedup();
+    let kept = disk
+        .create_all_synced(&files)
+        .and_then(|()| records.iter().try_for_each(|r| disk.rename(&r.temp, &r.kept)))
+        .and_then(|()| dirs.iter().try_for_each(|d| disk.sync_dir(d)));
+    kept.inspect_err(|_| {
+        // The sender hears that nothing was accepted; then nothing may be delivered later.
+        for record in records {
+            let _ = disk.remove(&record.temp);
+            let _ = disk.remove(&record.kept);
+        }
+    })
+}
+
 /// Reads a whole record, checked, from the first of these folders of `queue/` that has it.
 pub fn read_record(disk: &dyn Disk, queue: &Path, key: &Key, folders: &[&str]) -> Result<Message, RecordFault> {
     let name = key.file_name();
@@ -302,6 +345,9 @@ pub fn read_record(disk: &dyn Disk, queue: &Path, key: &Key, folders: &[&str]) -
     }
     Err(RecordFault::Content(format!("{name}: no such record")))
 }
+
+/// The folders in which a known message may lie.
+pub const ALL_FOLDERS: &[&str] = &["new", "cur", "done", "held", "dead"];
 
 /// Why a record could not be had: a verdict about its content, or a fault that may pass.
 #[derive(Debug, thiserror::Error)]

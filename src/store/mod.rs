@@ -5,10 +5,14 @@
 
 pub mod config_file;
 pub mod disk;
+pub mod history;
+pub mod inbox;
 pub mod layout;
 pub mod mailbox;
+pub mod outbox;
 pub mod peer_state;
 pub mod profile_file;
 pub mod registry;
+pub mod shelf;
 pub mod spool;
 pub mod yaml;

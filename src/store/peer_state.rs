@@ -6,6 +6,7 @@
 //! | `stopped` | `stop`, before the end | `start`, `new` |
 //! | `idle-reaped` | an ordered or host-caused end | the next launch, with its `session.json` |
 //! | `fresh-next` | `refresh`, the operator | the next launch, with its `session.json` |
+//! | `frozen` | `freeze` | `unfreeze` |
 //! | `topics` | evidence of a delivery with a topic | a fresh wake |
 //! | `deaths.json` | death pass, failed launch | `start` |
 //! | `resume.json` | hooks that tell the session id | – (replaced) |
@@ -113,6 +114,7 @@ impl<'a> PeerState<'a> {
             stopped: self.marked("stopped"),
             idle_reaped: self.marked("idle-reaped"),
             fresh_next: self.marked("fresh-next"),
+            frozen: self.marked("frozen"),
             topics: String::from_utf8_lossy(&topics).lines().filter(|l| !l.is_empty()).map(String::from).collect(),
         }
     }
@@ -124,6 +126,7 @@ impl<'a> PeerState<'a> {
             ("stopped", markers.stopped, was.stopped),
             ("idle-reaped", markers.idle_reaped, was.idle_reaped),
             ("fresh-next", markers.fresh_next, was.fresh_next),
+            ("frozen", markers.frozen, was.frozen),
         ] {
             match (want, had) {
                 (true, false) => replace(self.disk, &self.dir.join(name), format!("{now}\n").as_bytes())?,

@@ -71,8 +71,17 @@ mod linux {
 
         /// Calls `on_change` whenever the file is written to.
         pub fn modified(&self, path: &Path, on_change: OnChange) -> std::io::Result<Watching> {
+            self.add(path, AddWatchFlags::IN_MODIFY, on_change)
+        }
+
+        /// Calls `on_change` whenever an entry appears in the directory, or goes.
+        pub fn entries(&self, dir: &Path, on_change: OnChange) -> std::io::Result<Watching> {
+            self.add(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE, on_change)
+        }
+
+        fn add(&self, path: &Path, what: AddWatchFlags, on_change: OnChange) -> std::io::Result<Watching> {
             let mut watched = self.inner.watched.lock().unwrap_or_else(PoisonError::into_inner);
-            let descriptor = self.inner.inotify.add_watch(path, AddWatchFlags::IN_MODIFY)?;
+            let descriptor = self.inner.inotify.add_watch(path, what)?;
             watched.next += 1;
             let ticket = watched.next;
             watched.calls.entry(descriptor).or_default().push((ticket, Arc::new(on_change)));
@@ -107,6 +116,9 @@ mod other {
             Ok(FileWatch)
         }
         pub fn modified(&self, _path: &Path, _on_change: OnChange) -> std::io::Result<Watching> {
+            Ok(Watching)
+        }
+        pub fn entries(&self, _dir: &Path, _on_change: OnChange) -> std::io::Result<Watching> {
             Ok(Watching)
         }
     }

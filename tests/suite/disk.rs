@@ -58,6 +58,10 @@ impl Disk {
             sent: "2026-11-21T10:02:03+01:00".into(),
             expires: None,
             fence: "k3v9q2".into(),
+            stamp: None,
+            idempotency_key: None,
+            raw: false,
+            attachments: Vec::new(),
             body: body.as_bytes().to_vec(),
         }
     }

@@ -74,6 +74,28 @@ impl Host {
         host
     }
 
+    /// The same with settings of its own.
+    pub fn with_config(config: &str, names: &[&str]) -> Host {
+        let mut host = Host::new();
+        for name in names {
+            host.run(&["create", name, "--runtime", "echo"]).ok();
+        }
+        std::fs::create_dir_all(host.root()).unwrap();
+        std::fs::set_permissions(host.root(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::write(host.root().join("config.yaml"), config).unwrap();
+        host.start();
+        host
+    }
+
+    /// A message as the daemon knows it.
+    pub fn message(&self, id: &str) -> Value {
+        self.run(&["explain", id, "--json"]).ok().json()["message"].clone()
+    }
+
+    pub fn delivery_log(&self) -> String {
+        std::fs::read_to_string(self.root().join("logs/delivery.log")).unwrap_or_default()
+    }
+
     pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }

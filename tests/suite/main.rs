@@ -15,6 +15,7 @@ mod directions;
 mod disk;
 mod docs;
 mod harness;
+mod mail;
 mod recovery;
 mod refusals;
 mod screens;

@@ -6,6 +6,10 @@
 use crate::delivery::raw_post;
 use crate::harness::{Host, program, tmux};
 use crate::refusals::{define, tree};
+use iapeer::core::record;
+use iapeer::store::disk::OsDisk;
+use iapeer::store::layout::Root;
+use iapeer::store::outbox::{self, Spooled, Token};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -156,7 +160,7 @@ fn a_sender_is_forged_neither_by_header_nor_by_argument_nor_by_environment() {
     let heads = "POST /v1/messages HTTP/1.1\r\nx-iapeer-from: echo-b\r\nx-iapeer-session: echo-b@1\r\nauthorization: Bearer echo-b\r\nfrom: echo-b";
     let answer = request(&socket, heads, r#"{"to":"operator","text":"x"}"#);
     assert!(answer.contains("self_send"), "it is the operator still: {answer}");
-    for field in ["from", "sender", "intelligence", "hops", "seq", "fence"] {
+    for field in ["sent", "sender", "intelligence", "hops", "seq", "fence"] {
         let answer = raw_post(&socket, "/v1/messages", &format!(r#"{{"to":"b","text":"x","{field}":"echo-b"}}"#));
         assert!(answer.contains("400 Bad Request") && answer.contains(field), "{field}: {answer}");
     }
@@ -169,6 +173,50 @@ fn a_sender_is_forged_neither_by_header_nor_by_argument_nor_by_environment() {
     let said = agent.does("IAPEER_SESSION=echo-b@1 iapeer send operator one --json; unset IAPEER_SESSION; iapeer send operator two --json");
     let froms: Vec<Value> = said.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok()).map(|m| m["from"].clone()).collect();
     assert_eq!(froms, ["puppet-a", "puppet-a"], "{said}");
+
+    let said = agent.does("iapeer send operator x --from echo-b --json");
+    assert!(said.contains("not_allowed"), "an agent sends under its own name only: {said}");
+    let sent = host.run(&["send", "operator", "for b", "--from", "b", "--json"]).ok().json();
+    assert_eq!(sent["from"], "echo-b", "the operator may send for a peer");
+    assert!(std::fs::read_to_string(host.root().join("logs/delivery.log")).unwrap().contains("via=operator"));
+}
+
+#[test]
+fn mail_that_an_agent_sends_while_no_daemon_runs_is_its_own_and_forged_tokens_are_put_aside() {
+    let mut agent = Agent::with_peers(&["b"]);
+    agent.begins("while [ ! -e go ]; do sleep 0.02; done\niapeer send b from-the-agent --json; unset IAPEER_TOKEN IAPEER_SESSION; iapeer send b without-marks --json; touch sent");
+    agent.host.kill_daemon();
+    std::fs::write(agent.dir.join("go"), "").unwrap();
+    agent.host.until("the agent has sent", || agent.dir.join("sent").exists());
+    let said = agent.answer();
+    assert_eq!(said.matches("\"from\":\"puppet-a\"").count(), 2, "{said}");
+    assert!(said.contains("daemon down"), "{said}");
+
+    // The same record with a token of somebody's own making.
+    let spool = agent.host.root().join("state/spool");
+    let sends = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
+        entries.filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("send-")).collect()
+    };
+    let genuine = sends(&spool);
+    assert_eq!(genuine.len(), 2, "{genuine:?}");
+    let (spooled, text): (Spooled, _) = record::unframe(&std::fs::read(&genuine[0]).unwrap()).map(|(s, t)| (s, t.to_vec())).unwrap();
+    for (n, identity) in ["echo-b", "puppet-a"].into_iter().enumerate() {
+        let token = Token { identity: identity.parse().unwrap(), incarnation: 1, secret: "0".repeat(64) };
+        let id = format!("0199a0b0-0000-7000-8000-00000000000{n}").parse().unwrap();
+        let forged = Spooled { id, token: Some(token), text: text.clone(), ..spooled.clone() };
+        outbox::leave(&OsDisk, &Root::at(agent.host.root()), &forged).unwrap();
+    }
+    agent.host.start();
+    agent.host.until("both arrived", || agent.host.turns("b").len() >= 2);
+    agent.host.until("the spool is empty", || sends(&spool).is_empty());
+    for turn in agent.host.turns("b") {
+        assert!(turn.contains("from=\"puppet-a\""), "{turn}");
+    }
+    assert_eq!(agent.host.turns("b").len(), 2, "neither doubled nor forged");
+    assert_eq!(sends(&spool.join("corrupt")).len(), 2, "what was forged is kept aside");
+    let inbox = agent.host.run(&["inbox", "--keep"]).ok().out;
+    assert_eq!(inbox.matches("its token does not fit").count(), 2, "{inbox}");
 }
 
 #[test]
@@ -288,6 +336,7 @@ fn what_a_killed_keeper_leaves_is_no_operator() {
 
 /// Names of the environment that a peer may see, and the shell's own.
 const ALLOWED: &[&str] = &[
+    "IAPEER_TOKEN",
     "HOME",
     "USER",
     "LOGNAME",

@@ -5,6 +5,7 @@ use super::effect::{Effect, Giveback};
 use super::recover::{self, Findings, Recovery};
 use super::*;
 use crate::core::message::{Evidence, State};
+use crate::core::names::Party;
 
 impl Peer {
     /// What becomes of the flight when its session is gone.
@@ -19,13 +20,6 @@ impl Peer {
         } else if !matches!(flight.stage, Stage::Inquiring { .. }) {
             self.give_back(fx);
         }
-    }
-
-    /// Nothing reached the process: back to its place, as if never claimed.
-    pub(super) fn give_back(&mut self, fx: &mut Vec<Effect>) {
-        let Some(flight) = self.flight.take() else { return };
-        fx.push(Effect::Release { entry: flight.entry.clone(), how: Giveback::Untouched });
-        self.enqueue(flight.entry);
     }
 
     pub(super) fn on_inquired(&mut self, id: &MessageId, found: Option<Evidence>, now: Millis, fx: &mut Vec<Effect>) {
@@ -56,6 +50,7 @@ impl Peer {
     pub(super) fn recover(&mut self, look: Option<&Look>, evidence: Option<Evidence>, charge_death: bool, now: Millis, fx: &mut Vec<Effect>) {
         let inc = self.session_inc();
         let at_most_once = self.at_most_once;
+        let provable = self.provable();
         let Some(flight) = self.flight.as_mut() else { return };
         flight.deaths += u32::from(charge_death);
         let findings = Findings {
@@ -69,6 +64,8 @@ impl Peer {
         };
         match recover::decide(&findings) {
             Recovery::Done(evidence) => self.finish_flight(State::Submitted, evidence, fx),
+            // Nothing else will ever prove it.
+            Recovery::AwaitEvidence { .. } if !provable => self.finish_flight(State::Entered, Evidence::None, fx),
             Recovery::AwaitEvidence { attempt } => flight.stage = Stage::Submitted { at: now, attempt: attempt.max(1), unknown: false },
             Recovery::GuardedSubmit => flight.stage = Stage::Pasted { at: now, next: now },
             Recovery::GuardedPaste => {
@@ -106,8 +103,19 @@ impl Peer {
         let Some(flight) = self.flight.take() else { return };
         let inc = self.session_inc();
         let id = flight.id().clone();
-        let what = if state == State::Parked { "waits for a decision" } else { "was given up" };
-        fx.push(Effect::Notice { text: format!("message {id} from {} to {} {what}: {reason}", flight.entry.from, self.identity) });
+        if state != State::Parked {
+            fx.push(Effect::TellSender { entry: flight.entry.clone(), state, reason: reason.into() });
+        }
+        let decided = matches!(reason, "by-operator" | "dropped");
+        let what = match state {
+            State::Parked => Some("waits for a decision"),
+            // An operator who sent it is told as its sender.
+            State::Dead if flight.entry.from != Party::Operator => Some("was given up"),
+            _ => None,
+        };
+        if let Some(what) = what.filter(|_| !decided) {
+            fx.push(Effect::Notice { text: format!("message {id} from {} to {} {what}: {reason}", flight.entry.from, self.identity) });
+        }
         fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: None, reason: Some(reason.into()) });
         fx.push(Effect::Report { inc: Some(inc), id, state, reason: Some(reason.into()), evidence: None, attempt: flight.attempt });
     }
@@ -124,6 +132,7 @@ impl Peer {
         let Some(flight) = self.flight.take_if(|f| f.id() == id) else { return };
         let inc = self.inc();
         fx.push(Effect::Notice { text: format!("message {id} from {} to {} was damaged on disk and put aside: {reason}", flight.entry.from, self.identity) });
+        fx.push(Effect::TellSender { entry: flight.entry.clone(), state: State::Dead, reason: "damaged".into() });
         fx.push(Effect::Report { inc, id: id.clone(), state: State::Dead, reason: Some("damaged".into()), evidence: None, attempt: flight.attempt });
         fx.push(Effect::Quarantine { entry: flight.entry, reason });
         self.look_at(now);

@@ -30,15 +30,53 @@ impl Peer {
         let Some(up) = self.up() else { return };
         let inc = up.inc;
         if matches!(up.turn, Turn::Working { .. }) {
+            if self.may_interrupt(now) {
+                self.interrupt(inc, fx);
+            }
             self.set_hold(Some(Hold::Busy), fx);
             return;
         }
-        if self.queue.is_empty() {
-            return;
-        }
-        let entry = self.queue.remove(0);
+        let Some(next) = self.deliverable(now) else { return };
+        let entry = self.queue.remove(next);
         self.flight = Some(Flight::new(entry.clone(), 0, 0, Stage::Claiming, now));
         self.act(Doing::Claim, Effect::Claim { inc, entry }, fx);
+    }
+
+    /// Whether urgent mail waits for a turn that the definition knows how to interrupt.
+    pub(super) fn may_interrupt(&self, now: Millis) -> bool {
+        let urgent = self.deliverable(now).is_some_and(|at| self.queue[at].key.urgent);
+        let turn = self.up().is_some_and(|up| matches!(up.turn, Turn::Working { .. }) && !up.interrupted && up.ready_at.is_some());
+        urgent && turn && self.definition.control.urgent.is_some() && matches!(self.hold, None | Some(Hold::Busy))
+    }
+
+    /// Presses the interrupt key, once in a turn, while the screen shows that the turn runs.
+    fn interrupt(&mut self, inc: Incarnation, fx: &mut Vec<Effect>) {
+        let Some(frame) = self.definition.control.urgent.clone() else { return };
+        if let Some(up) = self.up_mut() {
+            up.interrupted = true;
+        }
+        fx.push(Effect::Order { verb: "interrupt", by: "urgent-mail".into() });
+        self.act(Doing::Key, Effect::Key { inc, frame }, fx);
+    }
+
+    /// Whether anything could prove that the agent took the message in flight.
+    pub(super) fn provable(&self) -> bool {
+        self.definition.has_evidence() && !self.flight.as_ref().is_some_and(|f| f.entry.raw)
+    }
+
+    /// A raw text bears nothing of ours: it is taken when the composer, or the picker it opened, shows it.
+    pub(super) fn raw_look(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(inc) = self.up().map(|u| u.inc) else { return };
+        let key = self.definition.input.submit.clone();
+        let Some(Flight { stage: Stage::Pasted { at, .. }, entry, .. }) = self.flight.as_ref().filter(|f| f.entry.raw) else { return };
+        let (at, id) = (*at, entry.id().clone());
+        let shown = matches!((&look.class, &look.composer), (Class::Ready, Composer::Text(_)) | (Class::Picker, _));
+        let ours = look.mark_pasted == format!("{id}@{inc}") && look.attached == 0 && !look.in_mode;
+        if shown && ours && now >= at + RAW_SETTLE_MS {
+            self.act(Doing::Submit, Effect::Submit { inc, id, attempt: 1, key, bound: Some(look.guard()) }, fx);
+        } else {
+            self.not_taken_yet(ActResult::Refused(Box::new(look.clone())), at, now, fx);
+        }
     }
 
     pub(super) fn on_claimed(&mut self, id: &MessageId, result: Result<(u32, u32), String>, now: Millis, fx: &mut Vec<Effect>) {
@@ -85,7 +123,7 @@ impl Peer {
             Stage::ToPaste { guard, leave_mode } => {
                 let facts = guard.clone().unwrap_or_else(|| Guard { facts: input.guard.facts(id.as_str(), "") });
                 let leave_mode = *leave_mode;
-                let at_once = input.taken.is_empty() && input.settle_ms == 0 && key.0 == CR;
+                let at_once = !entry.raw && input.taken.is_empty() && input.settle_ms == 0 && key.0 == CR;
                 flight.tries += 1;
                 flight.doubt = true;
                 let submit = at_once.then_some(key);
@@ -98,7 +136,9 @@ impl Peer {
             }
             Stage::Pasted { next, .. } => {
                 if *next <= now {
-                    if input.settle_ms > 0 {
+                    if entry.raw {
+                        self.act(Doing::Look, Effect::Look { inc }, fx);
+                    } else if input.settle_ms > 0 {
                         self.act(Doing::Probe, Effect::Probe { inc, id }, fx);
                     } else {
                         self.act(Doing::Submit, Effect::Submit { inc, id, attempt: 1, key, bound: None }, fx);
@@ -363,7 +403,7 @@ impl Peer {
     fn entered(&mut self, id: &MessageId, attempt: u32, now: Millis, fx: &mut Vec<Effect>) {
         let inc = self.inc();
         let busy = matches!(self.up().map(|u| &u.turn), Some(Turn::Working { .. }));
-        let evidence = self.definition.has_evidence();
+        let evidence = self.provable();
         let Some(flight) = self.flight.as_mut() else { return };
         let (first, unknown) = match flight.stage {
             Stage::Submitted { at, unknown, .. } => (at, unknown),

@@ -19,7 +19,7 @@ pub enum Effect {
     Look {
         inc: Incarnation,
     },
-    /// Press one key of a start dialog while its frame is proven.
+    /// Press one key of a start dialog, or the interrupt of a turn, while its frame is proven.
     Key {
         inc: Incarnation,
         frame: Frame,
@@ -140,6 +140,12 @@ pub enum Effect {
     },
     Backoff {
         until_ms: u64,
+    },
+    /// Tell the sender, once, that a message will not be delivered.
+    TellSender {
+        entry: Entry,
+        state: State,
+        reason: String,
     },
     /// Tell the operator once.
     Notice {

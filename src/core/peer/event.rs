@@ -1,7 +1,7 @@
 //! Every cause of action of a peer, on one screen.
 
 use super::{Death, Markers, Resumable, WantedBy};
-use crate::core::message::{Claim, Entry, MessageId};
+use crate::core::message::{Claim, Entry, MessageId, State};
 use crate::core::names::Incarnation;
 use crate::core::screen::Look;
 
@@ -21,6 +21,24 @@ pub enum Event {
     },
     /// `start`: clears `stopped` and a crash-loop hold.
     Start {
+        by: String,
+    },
+    /// The operator takes a waiting message out of the queue: parked, or given up.
+    Withdraw {
+        id: MessageId,
+        state: State,
+        reason: &'static str,
+    },
+    Freeze {
+        by: String,
+    },
+    Unfreeze {
+        by: String,
+    },
+    /// The whole host was frozen, or is no longer.
+    HostFrozen(bool),
+    /// The peer is removed from the host.
+    Remove {
         by: String,
     },
     /// `new`: end what runs, then a fresh session.

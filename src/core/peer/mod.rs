@@ -7,7 +7,7 @@
 //!
 //! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds),
 //! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
-//! `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
+//! `intake` (mail in and out of the queue), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
 mod aftermath;
 mod boot;
@@ -15,6 +15,7 @@ mod death;
 pub mod delivery;
 pub mod effect;
 pub mod event;
+mod intake;
 pub mod recover;
 pub mod step;
 pub mod wake;
@@ -60,6 +61,8 @@ pub const TAKEN_GAP_MS: Millis = 15;
 pub const SAME_BREATH_MS: Millis = 1_000;
 /// How long a paste may stay unseen before the screen is looked at as a whole.
 pub const TAKEN_CEILING_MS: Millis = 10_000;
+/// Least time between the paste of a raw text and its submit key.
+pub const RAW_SETTLE_MS: Millis = 150;
 /// Pause after a terminal call that failed or timed out.
 pub const RETRY_MS: Millis = 200;
 /// Deaths of an agent under one claim after which the message is given up.
@@ -106,6 +109,8 @@ pub struct Peer {
     pub doing: Option<Doing>,
     /// The daemon is ending: finish what is in flight, start nothing.
     pub draining: bool,
+    /// The whole host is frozen.
+    pub host_frozen: bool,
 }
 
 /// Which effect is in flight.
@@ -128,6 +133,8 @@ pub struct Markers {
     pub stopped: bool,
     pub idle_reaped: bool,
     pub fresh_next: bool,
+    /// Nothing is started and nothing delivered until it is lifted.
+    pub frozen: bool,
     pub topics: Vec<String>,
 }
 
@@ -215,6 +222,8 @@ pub struct Up {
     pub asking_since: Option<Millis>,
     /// An order to end it waits for the effect in flight.
     pub end: Option<EndWhy>,
+    /// Urgent mail has pressed the interrupt key in this turn.
+    pub interrupted: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,10 +333,15 @@ impl Peer {
             Session::Up(up) if up.ready_at.is_none() => "held",
             Session::Up(_) => "live",
             Session::Ending { .. } => "stopping",
+            _ if self.identity.runtime.is_none() => "absent",
             Session::None | Session::Dead { .. } if self.markers.stopped => "stopped",
             Session::None | Session::Dead { .. } if self.hold.is_some() => "held",
             Session::None | Session::Dead { .. } => "asleep",
         }
+    }
+
+    pub fn frozen(&self) -> bool {
+        self.markers.frozen || self.host_frozen
     }
 
     /// The message whose turn is running.

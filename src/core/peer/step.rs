@@ -27,52 +27,70 @@ impl Peer {
             not_before: 0,
             doing: None,
             draining: false,
+            host_frozen: false,
         }
     }
 
     pub fn step(&mut self, event: Event, now: Millis) -> Vec<Effect> {
         let mut fx = Vec::new();
         self.take(event, now, &mut fx);
+        self.expire(now, &mut fx);
         self.advance(now, &mut fx);
         fx
     }
 
     /// When [`Event::Tick`] is due, if nothing happens before. `None`: sleep until an event.
     pub fn next_due(&self, now: Millis) -> Option<Millis> {
-        if self.doing.is_some() || self.draining {
+        if self.draining {
             return None;
         }
+        let mail = self.mail_due(now);
+        if self.doing.is_some() {
+            return mail.map(|d| d.max(now + 1));
+        }
         let due = match &self.session {
-            Session::None if self.wants_session() => Some(self.not_before),
+            Session::None if self.wants_session(now) => Some(self.not_before),
             Session::Up(_) if self.flight.is_some() => self.flight_due(),
             Session::Up(up) if up.ready_at.is_none() => up.look_due,
-            Session::Up(up) if !self.queue.is_empty() => up.look_due.or(Some(now)),
+            Session::Up(up) if self.deliverable(now).is_some() => up.look_due.or(Some(now)),
             _ => None,
         };
-        due.map(|d| d.max(now))
+        [due.map(|d| d.max(now)), mail.map(|d| d.max(now))].into_iter().flatten().min()
     }
 
-    fn wants_session(&self) -> bool {
-        (!self.queue.is_empty() || self.wanted.is_some() || self.flight.is_some())
+    fn wants_session(&self, now: Millis) -> bool {
+        (self.mail_wakes(now) || self.wanted.is_some() || self.flight.is_some())
+            && !self.identity.runtime.is_none()
             && !self.markers.stopped
+            && !self.frozen()
             && !matches!(self.hold, Some(Hold::CrashLoop | Hold::ProfileInvalid | Hold::MissingBinary))
     }
 
     fn take(&mut self, event: Event, now: Millis, fx: &mut Vec<Effect>) {
         match event {
             Event::Restored(restored) => self.restored(*restored, now, fx),
-            Event::Accepted(entry) => {
-                self.enqueue(entry);
-                if let Some(up) = self.up_mut().filter(|u| u.ready_at.is_some() && u.turn != Turn::Idle) {
-                    // The turn may have ended without a word while nobody waited for it.
-                    up.look_due = Some(up.look_due.map_or(now, |due| due.min(now)));
-                }
-                match self.hold {
-                    _ if self.markers.stopped && self.up().is_none() => self.set_hold(Some(Hold::Stopped), fx),
-                    // Whatever was missing may be there now.
-                    Some(Hold::MissingBinary | Hold::ProfileInvalid) => self.clear_launch_hold(fx),
-                    _ => {}
-                }
+            Event::Accepted(entry) => self.accepted(entry, now, fx),
+            Event::Withdraw { id, state, reason } => self.withdraw(&id, state, reason, fx),
+            Event::Freeze { by } => {
+                self.markers.frozen = true;
+                self.freeze(fx);
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+                fx.push(Effect::Order { verb: "freeze", by });
+            }
+            Event::Unfreeze { by } => {
+                self.markers.frozen = false;
+                self.unfreeze(fx);
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+                fx.push(Effect::Order { verb: "unfreeze", by });
+            }
+            Event::HostFrozen(on) => {
+                self.host_frozen = on;
+                if on { self.freeze(fx) } else { self.unfreeze(fx) }
+            }
+            Event::Remove { by } => {
+                self.removed(fx);
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+                fx.push(Effect::Order { verb: "remove", by });
             }
             Event::Want(cause) => {
                 if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) {
@@ -239,7 +257,7 @@ impl Peer {
         }
     }
 
-    fn clear_launch_hold(&mut self, fx: &mut Vec<Effect>) {
+    pub(super) fn clear_launch_hold(&mut self, fx: &mut Vec<Effect>) {
         self.not_before = 0;
         self.set_hold(None, fx);
     }
@@ -282,7 +300,9 @@ impl Peer {
                 self.note_death(inc, cause, 0, claimed, now, fx);
             }
         }
-        if self.markers.stopped && !self.queue.is_empty() {
+        if self.frozen() && !self.queue.is_empty() {
+            self.set_hold(Some(Hold::Frozen), fx);
+        } else if self.markers.stopped && !self.queue.is_empty() {
             self.set_hold(Some(Hold::Stopped), fx);
         }
         if !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
@@ -338,6 +358,7 @@ impl Peer {
         }
         if let Some(up) = self.up_mut() {
             up.turn = Turn::Idle;
+            up.interrupted = false;
             up.look_due = Some(now);
         }
     }
@@ -391,10 +412,14 @@ impl Peer {
         match self.flight.as_ref().map(|f| &f.stage) {
             Some(Stage::Waiting) => self.after_refusal(look, false, now, fx),
             Some(Stage::Submitted { .. }) => self.resubmit(look, now, fx),
+            Some(Stage::Pasted { .. }) => self.raw_look(look, now, fx),
             Some(Stage::Inquiring { after: AfterInquiry::Marks }) => self.recover(Some(look), None, false, now, fx),
             Some(_) => {}
             None => {
-                let hold = obstacle(look).map(|h| self.dialog_hold(look, h));
+                let hold = match obstacle(look).map(|h| self.dialog_hold(look, h)) {
+                    _ if self.frozen() => Some(Hold::Frozen),
+                    hold => hold,
+                };
                 if !self.queue.is_empty() {
                     self.set_hold(hold, fx);
                 }
@@ -424,8 +449,8 @@ impl Peer {
                 if let Some(Flight { stage: Stage::Inquiring { .. }, entry, .. }) = &self.flight {
                     let entry = entry.clone();
                     self.act(Doing::Inquire, Effect::Inquire { entry }, fx);
-                } else if self.wants_session() && !self.draining && self.not_before <= now {
-                    self.launch(fx);
+                } else if self.wants_session(now) && !self.draining && self.not_before <= now {
+                    self.launch(now, fx);
                 }
             }
             Session::Up(up) => {
@@ -439,15 +464,15 @@ impl Peer {
                     if looks_due {
                         self.act(Doing::Look, Effect::Look { inc }, fx);
                     }
-                } else if self.draining {
+                } else if self.draining || self.frozen() {
                     // Finish the submit of what is already pasted; begin nothing.
                     if matches!(self.flight.as_ref().map(|f| &f.stage), Some(Stage::Pasted { .. } | Stage::Settling { .. })) {
                         self.drive_flight(now, fx);
                     }
                 } else if self.flight.is_some() {
                     self.drive_flight(now, fx);
-                } else if !self.queue.is_empty() {
-                    if self.hold.is_none() {
+                } else if self.deliverable(now).is_some() {
+                    if self.hold.is_none() || self.may_interrupt(now) {
                         self.start_flight(now, fx);
                     }
                     if self.doing.is_none() && self.flight.is_none() {
@@ -462,9 +487,9 @@ impl Peer {
         }
     }
 
-    fn launch(&mut self, fx: &mut Vec<Effect>) {
+    fn launch(&mut self, now: Millis, fx: &mut Vec<Effect>) {
         let wanted = self.wanted.take().map(|w| w.cause);
-        let head = self.flight.as_ref().map(|f| &f.entry).or(self.queue.first());
+        let head = self.flight.as_ref().map(|f| &f.entry).or(self.deliverable(now).map(|at| &self.queue[at]));
         let (mode, cause) = wake::decide(self, wanted, head.and_then(|e| e.topic.as_deref()));
         let for_message = head.map(|e| e.id().clone());
         self.incarnation += 1;
@@ -509,6 +534,7 @@ impl Up {
             dialog: None,
             asking_since: None,
             end: None,
+            interrupted: false,
         }
     }
 }

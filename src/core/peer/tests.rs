@@ -23,7 +23,18 @@ fn id(n: u64) -> MessageId {
 }
 
 fn entry(n: u64) -> Entry {
-    Entry { key: Key { id: id(n), seq: n, urgent: false }, from: Party::Operator, topic: None, hops: 0, fence: "k3v9q2".into() }
+    Entry {
+        key: Key { id: id(n), seq: n, urgent: false },
+        from: Party::Operator,
+        topic: None,
+        hops: 0,
+        fence: "k3v9q2".into(),
+        raw: false,
+        expires: None,
+        stamp: None,
+        due: None,
+        not_before: 0,
+    }
 }
 
 /// The world behind the effects.

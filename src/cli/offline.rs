@@ -1,0 +1,110 @@
+//! A send that finds no daemon: left in the spool for the next one, with the token of the session it
+//! comes from.
+
+use super::link;
+use crate::api::shapes::{MessageView, SendRequest};
+use crate::core::fault::{Code, Fault};
+use crate::core::message::{MessageId, State};
+use crate::core::names::{Identity, Incarnation, Party};
+use crate::daemon::accept;
+use crate::store::disk::OsDisk;
+use crate::store::layout::Root;
+use crate::store::outbox::{self, Spooled, Token};
+use crate::store::{config_file, registry};
+use chrono::{Local, SecondsFormat};
+
+/// The session that this process runs in, if it runs in one.
+pub fn session(root: &Root) -> Option<(Identity, Incarnation)> {
+    let marked = super::hook::session();
+    marked.or_else(|| link::keeper_above(root))
+}
+
+/// Leaves the send for the next daemon.
+///
+/// # Errors
+/// What can be known without a daemon (an unknown peer, an empty text) and a spool that cannot be written.
+pub fn leave(root: &Root, request: &SendRequest) -> Result<Vec<MessageView>, Fault> {
+    let invalid = |text: String| Fault::new(Code::Invalid, text);
+    root.ensure().map_err(|e| invalid(e.to_string()))?;
+    let settings = config_file::load(root, |n| std::env::var(n).ok()).map_err(|e| invalid(e.to_string()))?;
+    let token = token(root)?;
+    if request.text.is_empty() {
+        return Err(invalid("the message is empty".into()));
+    }
+    if request.text.len() > settings.limits.body_bytes {
+        return Err(Fault::new(Code::TooLarge, format!("the message has {} bytes, the limit is {}", request.text.len(), settings.limits.body_bytes)));
+    }
+    let known = registry::load(root);
+    for name in request.to.names() {
+        let identity = name.parse::<Identity>().is_ok_and(|i| known.peers.contains_key(&i.personality));
+        let is_known = known.peers.keys().any(|p| p.as_str() == name) || identity || settings.groups.contains_key(name) || name == "operator";
+        if !is_known {
+            return Err(Fault::new(Code::PeerUnknown, format!("no peer is named {name:?}")).hint("no daemon runs; `iapeer list` shows what is known"));
+        }
+    }
+    let floor = settings.limits.disk_floor_mib * 1024 * 1024;
+    if fs2::available_space(root.base()).is_ok_and(|free| free < floor) {
+        return Err(Fault::new(Code::DiskFull, format!("less than {} MiB are free", settings.limits.disk_floor_mib)).hint("free some space, then send again"));
+    }
+    let id = request.id.clone().unwrap_or_else(accept::new_id);
+    let sent = Local::now().to_rfc3339_opts(SecondsFormat::Secs, false);
+    let from = token.as_ref().map_or(Party::Operator, |t| Party::Peer(t.identity.clone()));
+    let bare = SendRequest { text: String::new(), id: None, ..request.clone() };
+    let spooled = Spooled {
+        v: 1,
+        id: id.clone(),
+        sent: sent.clone(),
+        token,
+        request: serde_json::to_value(&bare).map_err(|e| Fault::new(Code::Internal, e.to_string()))?,
+        text: request.text.clone().into_bytes(),
+    };
+    outbox::leave(&OsDisk, root, &spooled).map_err(|e| {
+        let full = e.kind() == std::io::ErrorKind::StorageFull;
+        let code = if full { Code::DiskFull } else { Code::StoreDegraded };
+        Fault::new(code, format!("the message could not be spooled: {e}")).hint("nothing was accepted")
+    })?;
+    let names = request.to.names();
+    Ok(names.iter().map(|name| view(id.clone(), from.clone(), expected(root, name), request, sent.clone())).collect())
+}
+
+/// The presence that an address probably means: the daemon that takes the message in decides.
+fn expected(root: &Root, name: &str) -> Party {
+    let known = registry::load(root);
+    let default = known.peers.iter().find(|(p, _)| p.as_str() == name).and_then(|(p, place)| Some(Identity::new(place.default_runtime.clone()?, p.clone())));
+    default.map(Party::Peer).or_else(|| name.parse().ok()).unwrap_or(Party::Operator)
+}
+
+fn view(id: MessageId, from: Party, to: Party, request: &SendRequest, sent: String) -> MessageView {
+    MessageView {
+        id,
+        from,
+        to,
+        state: State::Accepted,
+        reason: Some(super::mail::DAEMON_DOWN.into()),
+        evidence: None,
+        topic: request.topic.clone(),
+        in_reply_to: request.in_reply_to.clone(),
+        position: None,
+        woke: false,
+        accepted: sent,
+        submitted: None,
+        answered: None,
+        answer: None,
+        attempt: 0,
+        len: request.text.len(),
+    }
+}
+
+/// The token of the session above this process; nobody outside a session has one.
+fn token(root: &Root) -> Result<Option<Token>, Fault> {
+    let Some((identity, incarnation)) = session(root) else {
+        if link::below_a_keeper() {
+            return Err(Fault::new(Code::Unauthorized, "this process comes from a session that cannot be told").hint("the operator can send in its place"));
+        }
+        return Ok(None);
+    };
+    let given = std::env::var("IAPEER_TOKEN").ok().filter(|t| t.len() == 64);
+    let secret = given.or_else(|| outbox::secret(&OsDisk, root, &identity, incarnation));
+    let secret = secret.ok_or_else(|| Fault::new(Code::Unauthorized, format!("the session {identity}@{incarnation} has no token")))?;
+    Ok(Some(Token { identity, incarnation, secret }))
+}

@@ -1,0 +1,209 @@
+//! What nobody asks for and everybody counts on: sends that came while no daemon ran, a look once a second
+//! at what waits, and forgetting what is old.
+
+use super::accept;
+use super::host::Host;
+use super::logs::Line;
+use crate::api::caller::Who;
+use crate::api::shapes::{SendRequest, Via};
+use crate::core::fault::Fault;
+use crate::core::names::{Identity, Party};
+use crate::core::peer::event::Event;
+use crate::store::mailbox::{keys_in, read_record};
+use crate::store::outbox::{self, Spooled};
+use crate::store::{inbox, shelf};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks at waiting mail.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at everything: files that no watch told of, mail that expires.
+const DEEP: Duration = Duration::from_secs(60);
+/// Between two rounds of forgetting.
+const PRUNE: Duration = Duration::from_secs(3600);
+/// Records of sessions that are kept for one identity.
+const SESSIONS_KEPT: usize = 64;
+
+pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
+    let came = Arc::new(Notify::new());
+    let told = came.clone();
+    // Without a watch the deep pass finds it.
+    let _watch = host.watch.entries(&host.root.spool(), Box::new(move || told.notify_one())).ok();
+    let mut deep = tokio::time::interval(DEEP);
+    let mut prune = tokio::time::interval(PRUNE);
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let waits = host.handles().iter().any(|h| host.ledger.total_waiting(&Party::Peer(h.identity.clone())) > 0);
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = came.notified() => take_in(&host).await,
+            _ = deep.tick() => {
+                take_in(&host).await;
+                retry_degraded(&host).await;
+            }
+            _ = prune.tick() => forget(&host).await,
+            _ = look.tick(), if waits => look_at_waiting(&host).await,
+            () = mail_comes(&host), if !waits => {}
+        }
+    }
+}
+
+async fn mail_comes(host: &Host) {
+    // A change that was missed is as good as one that was seen.
+    let _ = host.ledger.subscribe().recv().await;
+}
+
+/// A waiting message and a free peer never stand beside each other for longer than this takes.
+async fn look_at_waiting(host: &Arc<Host>) {
+    for handle in host.handles() {
+        if host.ledger.total_waiting(&Party::Peer(handle.identity.clone())) > 0 && handle.snapshot().at_rest {
+            handle.event(Event::Tick).await;
+        }
+    }
+}
+
+/// A store that could not be written is tried again without anybody's mail.
+async fn retry_degraded(host: &Arc<Host>) {
+    if host.degraded().iter().any(|d| d == super::mail::STORE_WRITE) {
+        let probe = host.root.base().join("state/.probe");
+        let written = host.store.run(move |store| {
+            crate::store::disk::replace(&*store.disk, &probe, b"")?;
+            store.disk.remove(&probe)
+        });
+        if written.await.is_ok() {
+            host.set_degraded(super::mail::STORE_WRITE, false);
+        }
+    }
+}
+
+/// Sends that found no daemon go into the mailboxes, each from whom its token says.
+async fn take_in(host: &Arc<Host>) {
+    let spool = host.root.spool();
+    let found = match outbox::read(&*host.disk, &spool) {
+        Ok(found) => found,
+        Err(error) => return tracing::warn!(%error, "the spool could not be read"),
+    };
+    for (path, spooled) in found {
+        match spooled {
+            Ok(spooled) => take_one(host, &path, spooled).await,
+            Err(reason) => put_aside(host, &path, "corrupt", &reason).await,
+        }
+    }
+}
+
+async fn take_one(host: &Arc<Host>, path: &Path, spooled: Spooled) {
+    let who = match &spooled.token {
+        None => Who::Operator,
+        Some(token) if outbox::fits(&*host.disk, &host.root, token) => Who::Peer(token.identity.clone(), token.incarnation),
+        Some(token) => {
+            let reason = format!("it claims to come from {}@{}, and its token does not fit", token.identity, token.incarnation);
+            return put_aside(host, path, "corrupt", &reason).await;
+        }
+    };
+    let sent = match serde_json::from_value::<SendRequest>(spooled.request.clone()) {
+        Ok(request) => {
+            let text = String::from_utf8_lossy(&spooled.text).into_owned();
+            let request = SendRequest { id: Some(spooled.id.clone()), text, via: Via::Offline, sent: Some(spooled.sent.clone()), ..request };
+            accept::send(host, &who, request).await.map(|_| ())
+        }
+        Err(error) => Err(Fault::new(crate::core::fault::Code::Invalid, error.to_string())),
+    };
+    match sent {
+        Ok(()) => {
+            let done = path.to_path_buf();
+            host.store.post("spool", move |store| crate::store::disk::remove_if_there(&*store.disk, &done)).await;
+        }
+        // The next look tries again; the record waits where it is.
+        Err(fault) if fault.retryable => tracing::warn!(%fault, path = %path.display(), "a spooled message waits"),
+        Err(fault) => {
+            put_aside(host, path, "refused", &fault.to_string()).await;
+            let to = serde_json::from_value::<SendRequest>(spooled.request).map(|r| r.to.names().join(", ")).unwrap_or_default();
+            let sender = who.party().unwrap_or(Party::Operator);
+            let text = format!("Your message {} to {to}, sent while no daemon ran, was refused: {fault}", spooled.id);
+            accept::notify(host, sender, text, None, Some(format!("refused-{}", spooled.id))).await;
+        }
+    }
+}
+
+/// Out of the way, never deleted, and told of.
+async fn put_aside(host: &Arc<Host>, path: &Path, folder: &'static str, reason: &str) {
+    let target = host.root.spool().join(folder).join(path.file_name().unwrap_or_default());
+    let (from, to) = (path.to_path_buf(), target.clone());
+    let moved = host
+        .store
+        .run(move |store| {
+            store.disk.create_dir(to.parent().unwrap_or(&to))?;
+            store.disk.rename(&from, &to)
+        })
+        .await;
+    if let Err(error) = moved {
+        return tracing::error!(%error, path = %path.display(), "a spooled record could not be put aside");
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    host.lifecycle(Line::new("registry").with("action", "quarantined").with("file", &name).with("reason", reason));
+    if folder == "corrupt" {
+        host.notify_operator(format!("a spooled message was put aside as {}: {reason}", target.display())).await;
+    }
+}
+
+/// What is older than the settings keep it goes: ended mail, attachments, records of sessions.
+async fn forget(host: &Arc<Host>) {
+    let limits = &host.settings.limits;
+    let before_ms = (host.clock.utc().timestamp_millis() as u64).saturating_sub(limits.done_days * 86_400_000);
+    for name in host.disk.list(&host.root.all_peer_states()).unwrap_or_default() {
+        let Some(party) = name.to_str().and_then(|n| n.parse::<Party>().ok()) else { continue };
+        let (queue, records) = (host.root.party_state(&party).join("queue"), limits.done_records);
+        match host.store.run(move |store| shelf::prune(&*store.disk, &queue, before_ms, records)).await {
+            Ok(forgotten) => host.ledger.forget(&forgotten),
+            Err(error) => tracing::warn!(%error, %party, "old mail could not be removed"),
+        }
+        let (place, days) = (host.inbox_of(&party), limits.inbox_days);
+        if place.is_dir() {
+            let (pending, now) = (pending_files(host, &party), host.clock.utc().into());
+            let _ = tokio::task::spawn_blocking(move || inbox::prune(&place, days, &pending, now)).await;
+        }
+        if let Some(identity) = party.peer() {
+            forget_sessions(host, identity).await;
+        }
+    }
+}
+
+/// The files that waiting mail of a party still needs.
+fn pending_files(host: &Host, party: &Party) -> HashSet<PathBuf> {
+    let queue = host.root.party_state(party).join("queue");
+    let folders = ["new", "cur", "held"];
+    let keys = folders.into_iter().flat_map(|f| keys_in(&*host.disk, &queue.join(f)));
+    keys.filter_map(|key| read_record(&*host.disk, &queue, &key, &folders).ok())
+        .flat_map(|m| {
+            let large = host.inbox_of(party).join(format!("{}.txt", m.id));
+            m.attachments.into_iter().map(|a| PathBuf::from(a.path)).chain([large])
+        })
+        .collect()
+}
+
+async fn forget_sessions(host: &Arc<Host>, identity: &Identity) {
+    let dir = host.root.peer_state(identity);
+    let cleaned = host.store.run(move |store| {
+        for folder in ["exits", "tokens"] {
+            let place = dir.join(folder);
+            let numbered = |name: &std::ffi::OsStr| name.to_str()?.split('.').next()?.parse::<u64>().ok();
+            let names = store.disk.list(&place).unwrap_or_default();
+            let mut incarnations: Vec<u64> = names.iter().filter_map(|n| numbered(n)).collect();
+            incarnations.sort_unstable();
+            incarnations.dedup();
+            let Some(first_kept) = incarnations.len().checked_sub(SESSIONS_KEPT).map(|n| incarnations[n]) else { continue };
+            for name in names.iter().filter(|n| numbered(n).is_some_and(|i| i < first_kept)) {
+                crate::store::disk::remove_if_there(&*store.disk, &place.join(name))?;
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = cleaned.await {
+        tracing::warn!(%error, %identity, "old records of sessions could not be removed");
+    }
+}
