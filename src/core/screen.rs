@@ -137,6 +137,8 @@ pub struct Look {
     pub input_off: bool,
     /// Attached clients.
     pub attached: u32,
+    /// One of them has pressed a key within the last two seconds.
+    pub typing: bool,
     /// What the definition's paste guard wants absent, and what is absent now.
     pub absent: Vec<Fact>,
     /// The marks in the pane's options: `<id>@<inc>` and `<id>@<inc>#<attempt>`.

@@ -477,6 +477,7 @@ fn fresh_peer(host: &Host, identity: &Identity) -> Peer {
         ready_gate_ms: settings.ready_gate_secs * 1000,
         crashloop_max: settings.crashloop_max,
         crashloop_window_ms: settings.crashloop_window_secs * 1000,
+        draft_notice_ms: settings.draft_notice_secs * 1000,
     };
     Peer::new(identity.clone(), definition_or_stand_in(&host.runtimes, identity), timing)
 }

@@ -28,6 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A person who has pressed a key this lately is typing.
+const TYPING_SECS: i64 = 2;
 /// Between tries to end a session that does not end.
 const END_PAUSE: Duration = Duration::from_secs(30);
 
@@ -66,7 +68,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         Effect::Look { inc } => {
             let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Looked { inc, result: Err("no session".into()) }) };
             actor.tasks.spawn(async move {
-                let result = host.terminal.look(pane).await.map(|c| look_of(&definition, &c)).map_err(|e| e.to_string());
+                let result = host.terminal.look(pane).await.map(|c| look_of(&definition, &c, host.clock.utc().timestamp())).map_err(|e| e.to_string());
                 if result.as_ref().map_or(true, |l: &Look| l.dead) {
                     // A terminal that is going away: its end is on its way, do not spin until then.
                     tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
@@ -100,7 +102,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             };
             let paste = Paste { id: id.clone(), text, guard, leave_mode, submit };
             actor.tasks.spawn(async move {
-                let result = acted(&definition, host.terminal.paste(pane, paste).await);
+                let result = acted(&host, &definition, host.terminal.paste(pane, paste).await);
                 Event::Pasted { inc, id, result }.into()
             });
         }
@@ -108,7 +110,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Probed { inc, id, result: ActResult::Failed("no session".into()) }) };
             let guard = taken_guard(actor, &definition, &id);
             actor.tasks.spawn(async move {
-                let result = acted(&definition, host.terminal.probe(pane, id.clone(), guard).await);
+                let result = acted(&host, &definition, host.terminal.probe(pane, id.clone(), guard).await);
                 Event::Probed { inc, id, result }.into()
             });
         }
@@ -120,7 +122,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             guard.facts.extend(bound.into_iter().flat_map(|b| b.facts));
             actor.tasks.spawn(async move {
                 let submit = Submit { id: id.clone(), attempt, guard, key };
-                let result = acted(&definition, host.terminal.submit(pane, submit).await);
+                let result = acted(&host, &definition, host.terminal.submit(pane, submit).await);
                 Event::Submitted { inc, id, attempt, result }.into()
             });
         }
@@ -212,7 +214,7 @@ fn lost(actor: &mut Actor, event: Event) {
     actor.tasks.spawn(async move { event.into() });
 }
 
-pub fn look_of(definition: &Definition, captured: &Captured) -> Look {
+pub fn look_of(definition: &Definition, captured: &Captured, unix: i64) -> Look {
     let screen = Screen { cursor: captured.cursor, cursor_shown: captured.cursor_shown, title: captured.title.clone(), ..Screen::parse(&captured.screen) };
     let (class, composer, composer_row) = classify(definition, &screen);
     Look {
@@ -226,15 +228,16 @@ pub fn look_of(definition: &Definition, captured: &Captured) -> Look {
         in_mode: captured.in_mode,
         input_off: captured.input_off,
         attached: captured.attached,
+        typing: captured.attached > 0 && captured.client_activity.is_some_and(|at| unix - at < TYPING_SECS),
         mark_pasted: captured.mark_pasted.clone(),
         mark_entered: captured.mark_entered.clone(),
     }
 }
 
-fn acted(definition: &Definition, result: Result<Acted, TerminalError>) -> ActResult {
+fn acted(host: &Host, definition: &Definition, result: Result<Acted, TerminalError>) -> ActResult {
     match result {
         Ok(Acted::Done { submitted_too }) => ActResult::Done { submitted_too },
-        Ok(Acted::Refused(captured)) => ActResult::Refused(Box::new(look_of(definition, &captured))),
+        Ok(Acted::Refused(captured)) => ActResult::Refused(Box::new(look_of(definition, &captured, host.clock.utc().timestamp()))),
         Err(error) => ActResult::Failed(error.to_string()),
     }
 }

@@ -49,6 +49,8 @@ pub struct Captured {
     pub in_mode: bool,
     pub input_off: bool,
     pub attached: u32,
+    /// Unix second of the last key of an attached person.
+    pub client_activity: Option<i64>,
     pub pane_pid: i32,
     pub mark_pasted: String,
     pub mark_entered: String,

@@ -119,6 +119,7 @@ fn look_format() -> String {
         "pane_in_mode",
         "pane_input_off",
         "session_attached",
+        "client_activity",
         "pane_pid",
         "@iap_p",
         "@iap_e",

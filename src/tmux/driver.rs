@@ -203,7 +203,7 @@ impl Terminal for SpawnDriver {
 fn parse_look(out: &str) -> Option<Captured> {
     let at = out.find(LOOK)?;
     let (header, screen) = out[at..].split_once('\n')?;
-    let mut fields = header.splitn(12, SEPARATOR).skip(1);
+    let mut fields = header.splitn(13, SEPARATOR).skip(1);
     let mut field = || fields.next().unwrap_or_default();
     let number = |s: &str| s.parse().unwrap_or(0);
     Some(Captured {
@@ -213,6 +213,7 @@ fn parse_look(out: &str) -> Option<Captured> {
         in_mode: !matches!(field(), "0" | ""),
         input_off: field() == "1",
         attached: field().parse().unwrap_or(0),
+        client_activity: field().parse().ok(),
         pane_pid: field().parse().unwrap_or(0),
         mark_pasted: field().to_string(),
         mark_entered: field().to_string(),

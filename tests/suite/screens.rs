@@ -509,6 +509,7 @@ fn look(class: Class, composer: Composer, composer_row: String, cursor: (u16, u1
         dead: false,
         in_mode: false,
         input_off: false,
+        typing: false,
         attached: 0,
         mark_pasted,
         mark_entered,

@@ -4,6 +4,7 @@
 use super::effect::Effect;
 use super::event::ActResult;
 use super::*;
+use crate::core::guard::Fact;
 use crate::core::message::{Evidence, State};
 use crate::core::runtime::{CR, EvidenceSource};
 use crate::core::screen::{Class, Composer};
@@ -121,7 +122,9 @@ impl Peer {
         match &mut flight.stage {
             Stage::Claiming => {}
             Stage::ToPaste { guard, leave_mode } => {
-                let facts = guard.clone().unwrap_or_else(|| Guard { facts: input.guard.facts(id.as_str(), "") });
+                // While somebody is attached, a look comes first: they may be typing.
+                let unseen = || input.guard.facts(id.as_str(), "").into_iter().chain([Fact::Unattached]).collect();
+                let facts = guard.clone().unwrap_or_else(|| Guard { facts: unseen() });
                 let leave_mode = *leave_mode;
                 let at_once = !entry.raw && input.taken.is_empty() && input.settle_ms == 0 && key.0 == CR;
                 flight.tries += 1;
@@ -280,6 +283,7 @@ impl Peer {
     /// A look while the message waits unpasted: paste bound to this look, or hold with its reason.
     pub(super) fn after_refusal(&mut self, look: &Look, already_bound: bool, now: Millis, fx: &mut Vec<Effect>) {
         let reason = obstacle(look);
+        self.mind_draft(reason, now, fx);
         let working = matches!(self.up().map(|u| &u.turn), Some(Turn::Working { .. }));
         let inc = self.session_inc();
         let Some(flight) = self.flight.as_mut() else { return };

@@ -63,6 +63,8 @@ pub const SAME_BREATH_MS: Millis = 1_000;
 pub const TAKEN_CEILING_MS: Millis = 10_000;
 /// Least time between the paste of a raw text and its submit key.
 pub const RAW_SETTLE_MS: Millis = 150;
+/// A person who types is given this long before the next look.
+pub const TYPING_MS: Millis = 2_000;
 /// Pause after a terminal call that failed or timed out.
 pub const RETRY_MS: Millis = 200;
 /// Deaths of an agent under one claim after which the message is given up.
@@ -79,6 +81,7 @@ pub struct Timing {
     pub ready_gate_ms: Millis,
     pub crashloop_max: u32,
     pub crashloop_window_ms: Millis,
+    pub draft_notice_ms: Millis,
 }
 
 /// What is known of one identity.
@@ -222,6 +225,9 @@ pub struct Up {
     pub asking_since: Option<Millis>,
     /// An order to end it waits for the effect in flight.
     pub end: Option<EndWhy>,
+    /// Since when a draft has stood in the way of mail, and whether the operator was told.
+    pub draft_since: Option<Millis>,
+    pub draft_told: bool,
     /// Urgent mail has pressed the interrupt key in this turn.
     pub interrupted: bool,
 }
@@ -404,6 +410,7 @@ pub(crate) fn obstacle(look: &Look) -> Option<Hold> {
         (Class::Unknown, _) => Some(Hold::UnknownScreen),
         (Class::Ready, Composer::Text(_)) => Some(Hold::Draft),
         (Class::Ready, Composer::Absent) => Some(Hold::UnknownScreen),
+        (Class::Ready, Composer::Empty { .. }) if look.typing => Some(Hold::AttachedTyping),
         (Class::Ready, Composer::Empty { .. }) => None,
     }
 }

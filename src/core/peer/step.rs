@@ -234,9 +234,27 @@ impl Peer {
 
     /// A held message is looked at again, even if nothing happens before.
     pub(super) fn recheck(&mut self, now: Millis) {
+        let wait = if self.hold == Some(Hold::AttachedTyping) { TYPING_MS } else { HOLD_RECHECK_MS };
         if let Some(up) = self.up_mut() {
-            let due = now + HOLD_RECHECK_MS;
+            let due = now + wait;
             up.look_due = Some(up.look_due.map_or(due, |d| d.min(due)));
+        }
+    }
+
+    /// A draft that holds mail for long is told to the operator, once; mail is never forced into it.
+    pub(super) fn mind_draft(&mut self, hold: Option<Hold>, now: Millis, fx: &mut Vec<Effect>) {
+        let patience = self.timing.draft_notice_ms;
+        let Some(up) = self.up_mut() else { return };
+        if hold != Some(Hold::Draft) {
+            up.draft_since = None;
+            up.draft_told = false;
+            return;
+        }
+        let since = *up.draft_since.get_or_insert(now);
+        if now - since >= patience && !up.draft_told {
+            up.draft_told = true;
+            let text = format!("{0}: a half-typed text in its composer holds mail since {1} s (`iapeer attach {0}`)", self.identity, (now - since) / 1000);
+            fx.push(Effect::Notice { text });
         }
     }
 
@@ -422,6 +440,7 @@ impl Peer {
                 };
                 if !self.queue.is_empty() {
                     self.set_hold(hold, fx);
+                    self.mind_draft(hold, now, fx);
                 }
                 if hold.is_some() {
                     self.recheck(now);
@@ -534,6 +553,8 @@ impl Up {
             dialog: None,
             asking_since: None,
             end: None,
+            draft_since: None,
+            draft_told: false,
             interrupted: false,
         }
     }

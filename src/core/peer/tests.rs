@@ -52,6 +52,8 @@ struct World {
     marks: (String, String),
     class: Class,
     draft: bool,
+    /// A person at the terminal is pressing keys.
+    typing: bool,
     /// A submit is swallowed that many times.
     swallow: u32,
     launches: u32,
@@ -70,7 +72,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let timing = Timing { boot_deadline_ms: 240_000, ready_gate_ms: 120_000, crashloop_max: 3, crashloop_window_ms: 300_000 };
+        let timing = Timing { boot_deadline_ms: 240_000, ready_gate_ms: 120_000, crashloop_max: 3, crashloop_window_ms: 300_000, draft_notice_ms: 120_000 };
         let mut peer = Peer::new("echo-a".parse().unwrap(), definition(), timing);
         let now = 1_000_000;
         peer.step(Event::Restored(Box::default()), now);
@@ -86,6 +88,7 @@ impl World {
             marks: Default::default(),
             class: Class::Ready,
             draft: false,
+            typing: false,
             swallow: 0,
             launches: 0,
             submits: 0,
@@ -149,6 +152,7 @@ impl World {
             in_mode: false,
             input_off: false,
             attached: 0,
+            typing: self.typing,
             mark_pasted: self.marks.0.clone(),
             mark_entered: self.marks.1.clone(),
         }
