@@ -183,8 +183,10 @@ fn two_terminals_share_a_session_and_the_last_one_gives_the_size_back() {
     let second = Terminal::open(&host, "two", 120, 40, "attach echo-a");
     host.until("both are attached", || clients(&host).len() == 2);
     host.deliver("a", "for both to see");
-    host.until("both show it", || first.shows().contains("for both to see") && second.shows().contains("for both to see"));
+    // The window has the size of whoever was active last; the smaller terminal sees a part of a larger one.
+    host.until("the one that came last shows it", || second.shows().contains("for both to see"));
     first.press(&["-l", "from one"]);
+    host.until("the first shows it when it is active", || first.shows().contains("for both to see"));
     host.until("the other shows the draft", || second.shows().contains("› from one"));
     second.press(&["Enter"]);
     host.until("it is one turn", || host.turns("a").last().is_some_and(|t| t == "from one"));
@@ -302,4 +304,21 @@ fn a_daemon_that_ends_leaves_the_attached_terminal_alone() {
     host.until("the draft holds the message", || host.presence("a")["reason"] == "draft");
     host.type_keys("echo-a", &["C-u"]);
     host.until("it is delivered", || host.turns("a").len() == 2);
+}
+
+#[test]
+fn mail_waits_while_an_attached_person_presses_keys_and_goes_when_they_pause() {
+    let host = Host::with_peers(&["a"]);
+    host.deliver("a", "hello");
+    let terminal = Terminal::open(&host, "one", 100, 30, "attach a");
+    until_size(&host, 100, 30);
+    terminal.press(&["BSpace"]);
+    let sent = host.run(&["send", "a", "when they pause", "--json"]).ok().json();
+    let id = sent["id"].as_str().unwrap();
+    host.until("it is held", || host.delivery_log().contains(&format!("msg={id}")) && host.delivery_log().contains("reason=attached-typing"));
+    terminal.press(&["BSpace"]);
+    host.until("it goes when nobody types", || host.message(id)["submitted"].is_string());
+    assert_eq!(host.turns("a").len(), 2);
+    terminal.press(&["C-]"]);
+    assert_eq!(terminal.ended().0, 0);
 }
