@@ -212,7 +212,7 @@ pub async fn remove(host: &Arc<Host>, address: &str) -> Result<Vec<Identity>, Fa
         let handle = host.handle(identity);
         restored(&handle).await;
         handle.order(Event::Remove { by: "operator".into() }).await;
-        if handle.wait_until(PATIENCE, |s| s.session.is_none() && s.at_rest).await.is_none() {
+        if handle.wait_until(PATIENCE, |s| s.session.is_none() && s.in_flight.is_none() && s.at_rest).await.is_none() {
             return Err(Fault::new(Code::Timeout, format!("{identity} has not ended within {} s; nothing was removed", PATIENCE.as_secs())));
         }
     }

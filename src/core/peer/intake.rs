@@ -39,8 +39,14 @@ impl Peer {
         [paced, expiring, in_flight].into_iter().flatten().min()
     }
 
-    /// Ends what has waited too long. What may be in the agent is past expiring.
+    /// Ends what has waited too long, and all mail of a removed peer. What may be in the agent is past expiring.
     pub(super) fn expire(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        if self.removed {
+            // Also what comes back from a session that has just ended.
+            for entry in std::mem::take(&mut self.queue) {
+                self.end_waiting(entry, State::Dead, "peer_removed", fx);
+            }
+        }
         let over = |e: &Entry| e.due.is_some_and(|due| due <= now);
         for entry in self.queue.extract_if(.., |e| over(e)).collect::<Vec<_>>() {
             self.end_waiting(entry, State::Expired, "ttl", fx);
@@ -69,13 +75,11 @@ impl Peer {
 
     /// The peer is no more: its session ends, its mail is given up and the senders are told.
     pub(super) fn removed(&mut self, fx: &mut Vec<Effect>) {
+        self.removed = true;
         self.markers.stopped = true;
         self.wanted = None;
         if let Some(up) = self.up_mut() {
             up.end = Some(EndWhy::Stop);
-        }
-        for entry in std::mem::take(&mut self.queue) {
-            self.end_waiting(entry, State::Dead, "peer_removed", fx);
         }
         if self.flight.as_ref().is_some_and(|f| matches!(f.stage, Stage::Waiting) && !f.doubt) {
             self.end_flight(State::Dead, "peer_removed", fx);

@@ -28,6 +28,7 @@ impl Peer {
             doing: None,
             draining: false,
             host_frozen: false,
+            removed: false,
         }
     }
 

@@ -186,6 +186,10 @@ impl World {
             Effect::Look { inc } => Event::Looked { inc, result: Err("gone".into()) },
             Effect::Key { inc, .. } => {
                 self.keys_in_dialog += 1;
+                if self.class == Class::Busy {
+                    // The interrupt key: the turn ends, without a word.
+                    self.class = Class::Ready;
+                }
                 Event::Keyed { inc, pressed: true }
             }
             Effect::Claim { entry, .. } => {
@@ -694,6 +698,168 @@ fn a_turn_that_ended_unseen_does_not_hold_the_next_message() {
     assert_eq!(w.turns.len(), 1, "not after 30 s");
 }
 
+fn states(w: &World, n: u64) -> Option<State> {
+    w.finished.get(&id(n)).map(|(state, _)| *state)
+}
+
+#[test]
+fn mail_whose_time_is_over_expires_unless_it_may_be_in_the_agent() {
+    let mut w = World::new();
+    w.event(Event::Stop { by: "operator".into() });
+    w.event(Event::Accepted(letter(1, 2, w.now)));
+    w.pass(19_000);
+    assert_eq!(states(&w, 1), None);
+    w.pass(2_000);
+    assert_eq!(states(&w, 1), Some(State::Expired));
+    assert!(w.told.iter().any(|e| matches!(e, Effect::TellSender { state: State::Expired, .. })));
+    assert_eq!(w.peer.hold, None, "what only the mail gave is gone with it");
+    // Typed and submitted: past expiring, whatever time it takes to prove it.
+    w.event(Event::Start { by: "operator".into() });
+    w.pass(5_000);
+    w.swallow = 100;
+    w.event(Event::Accepted(letter(2, 2, w.now)));
+    w.pass(60_000);
+    assert_eq!(states(&w, 2), None);
+    w.turns.push((id(2), 1));
+    w.evidence();
+    assert_eq!(states(&w, 2), Some(State::Submitted));
+}
+
+#[test]
+fn mail_held_on_the_screen_expires_too() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.draft = true;
+    w.event(Event::Accepted(letter(2, 2, w.now)));
+    w.pass(25_000);
+    assert_eq!(states(&w, 2), Some(State::Expired));
+    assert_eq!(w.turns.len(), 1, "nothing was typed into the draft");
+}
+
+#[test]
+fn a_draft_that_holds_mail_for_long_is_told_of_once() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.draft = true;
+    w.event(Event::Accepted(entry(2)));
+    w.pass(100_000);
+    let told = |w: &World| w.told.iter().filter(|e| matches!(e, Effect::Notice { text } if text.contains("half-typed"))).count();
+    assert_eq!(told(&w), 0);
+    w.pass(600_000);
+    assert_eq!(told(&w), 1);
+    w.draft = false;
+    w.pass(31_000);
+    assert_eq!(w.turns.len(), 2);
+}
+
+#[test]
+fn paced_mail_waits_for_its_time_and_others_go_before_it() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.event(Event::Accepted(letter(2, 1, w.now)));
+    w.event(Event::Accepted(Entry { from: "echo-z".parse().unwrap(), ..entry(3) }));
+    w.pass(5_000);
+    w.evidence();
+    w.turn_end();
+    assert_eq!((states(&w, 2), states(&w, 3)), (None, Some(State::Submitted)));
+    w.pass(15_000);
+    w.evidence();
+    assert_eq!(states(&w, 2), Some(State::Submitted));
+}
+
+#[test]
+fn paced_mail_wakes_nobody_before_its_time_and_notices_never_do() {
+    let mut w = World::new();
+    w.event(Event::Accepted(letter(1, 4, w.now)));
+    w.event(Event::Accepted(letter(2, 1, w.now)));
+    w.pass(14_000);
+    assert_eq!(w.launches, 0);
+    w.pass(6_000);
+    assert_eq!(w.launches, 1);
+    for _ in 0..2 {
+        w.evidence();
+        w.turn_end();
+        w.pass(5_000);
+    }
+    assert_eq!((states(&w, 1), states(&w, 2)), (Some(State::Submitted), Some(State::Submitted)));
+}
+
+#[test]
+fn urgent_mail_interrupts_a_running_turn_once_and_never_a_dialog() {
+    let mut w = World::new();
+    w.event(Event::Accepted(entry(1)));
+    w.pass(5_000);
+    w.class = Class::Busy;
+    w.evidence();
+    w.event(Event::Accepted(entry(2)));
+    w.pass(10_000);
+    assert_eq!((w.turns.len(), w.keys_in_dialog), (1, 0), "normal mail waits");
+    w.event(Event::Accepted(letter(3, 0, w.now)));
+    w.pass(5_000);
+    assert_eq!(w.keys_in_dialog, 1);
+    assert_eq!(w.turns.last().unwrap().0, id(3), "the urgent one goes first");
+    w.evidence();
+    w.class = Class::Dialog("question".into());
+    w.event(Event::Hook { inc: 1, fact: HookFact::PermissionAsked });
+    w.event(Event::Accepted(letter(4, 0, w.now)));
+    w.pass(100_000);
+    assert_eq!(w.keys_in_dialog, 1, "a permission is a person's");
+}
+
+#[test]
+fn a_raw_text_is_submitted_when_the_composer_shows_it_and_ends_as_entered() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.event(Event::Accepted(letter(2, 3, w.now)));
+    w.pass(3_000);
+    assert_eq!(w.finished[&id(2)], (State::Entered, Some(Evidence::None)));
+    assert_eq!((w.pasted[&(1, id(2))], w.turns.len()), (1, 2));
+}
+
+#[test]
+fn a_frozen_peer_neither_starts_nor_types_and_goes_on_when_it_is_thawed() {
+    let mut w = World::new();
+    w.event(Event::HostFrozen(true));
+    w.event(Event::Accepted(entry(1)));
+    w.pass(100_000);
+    assert_eq!((w.launches, w.peer.hold), (0, Some(Hold::Frozen)));
+    w.event(Event::HostFrozen(false));
+    w.pass(5_000);
+    w.evidence();
+    w.turn_end();
+    assert_eq!(states(&w, 1), Some(State::Submitted));
+    w.event(Event::Freeze { by: "operator".into() });
+    w.event(Event::Accepted(entry(2)));
+    w.pass(100_000);
+    assert_eq!((w.turns.len(), w.peer.hold), (1, Some(Hold::Frozen)));
+    // Both freezes must be lifted.
+    w.event(Event::HostFrozen(true));
+    w.event(Event::Unfreeze { by: "operator".into() });
+    w.pass(100_000);
+    assert_eq!(w.turns.len(), 1);
+    w.event(Event::HostFrozen(false));
+    w.pass(35_000);
+    assert_eq!(w.turns.len(), 2);
+}
+
+#[test]
+fn a_removed_peer_ends_and_its_senders_are_told() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.class = Class::Busy;
+    for n in 2..5 {
+        w.event(Event::Accepted(entry(n)));
+    }
+    w.event(Event::Remove { by: "operator".into() });
+    w.pass(60_000);
+    assert_eq!((w.alive, w.launches), (None, 1));
+    for n in 2..5 {
+        assert_eq!(states(&w, n), Some(State::Dead), "message {n}");
+    }
+    let told = w.told.iter().filter(|e| matches!(e, Effect::TellSender { reason, .. } if reason == "peer_removed")).count();
+    assert_eq!(told, 3);
+}
+
 #[test]
 fn resume_or_fresh_follows_the_table() {
     let mut peer = World::new().peer;
@@ -743,6 +909,23 @@ enum Happens {
     Stop,
     Start,
     New,
+    Letter(u8),
+    Freeze(bool),
+    HostFrozen(bool),
+    Withdraw(u64, bool),
+    Typing(bool),
+}
+
+/// Mail with something special about it.
+fn letter(n: u64, kind: u8, now: Millis) -> Entry {
+    let plain = entry(n);
+    match kind {
+        0 => Entry { key: Key { urgent: true, ..plain.key.clone() }, ..plain },
+        1 => Entry { not_before: now + 15_000, ..plain },
+        2 => Entry { due: Some(now + 20_000), ..plain },
+        3 => Entry { raw: true, ..plain },
+        _ => Entry { from: Party::System, ..plain },
+    }
 }
 
 fn happening() -> impl Strategy<Value = Happens> {
@@ -762,6 +945,11 @@ fn happening() -> impl Strategy<Value = Happens> {
         1 => Just(Happens::Stop),
         1 => Just(Happens::Start),
         1 => Just(Happens::New),
+        3 => (0u8..5).prop_map(Happens::Letter),
+        1 => any::<bool>().prop_map(Happens::Freeze),
+        1 => any::<bool>().prop_map(Happens::HostFrozen),
+        1 => (1u64..20, any::<bool>()).prop_map(|(n, park)| Happens::Withdraw(n, park)),
+        1 => any::<bool>().prop_map(Happens::Typing),
     ]
 }
 
@@ -793,6 +981,18 @@ proptest! {
                 Happens::Stop => w.event(Event::Stop { by: "operator".into() }),
                 Happens::Start => w.event(Event::Start { by: "operator".into() }),
                 Happens::New => w.event(Event::New { by: "operator".into() }),
+                Happens::Letter(kind) => {
+                    mail += 1;
+                    w.event(Event::Accepted(letter(mail, kind, w.now)));
+                }
+                Happens::Freeze(true) => w.event(Event::Freeze { by: "operator".into() }),
+                Happens::Freeze(false) => w.event(Event::Unfreeze { by: "operator".into() }),
+                Happens::HostFrozen(on) => w.event(Event::HostFrozen(on)),
+                Happens::Withdraw(n, park) => {
+                    let (state, reason) = if park { (State::Parked, "by-operator") } else { (State::Dead, "dropped") };
+                    w.event(Event::Withdraw { id: id(n), state, reason });
+                }
+                Happens::Typing(on) => w.typing = on,
             }
             for ((inc, id), copies) in &w.pasted {
                 prop_assert!(*copies <= 1, "{} was pasted {} times into incarnation {}", id, copies, inc);
@@ -805,7 +1005,9 @@ proptest! {
             }
         }
         // From any state: when the world behaves again, all mail arrives, in order for what was not given back.
-        (w.class, w.draft, w.swallow) = (Class::Ready, false, 0);
+        (w.class, w.draft, w.swallow, w.typing) = (Class::Ready, false, 0, false);
+        w.event(Event::HostFrozen(false));
+        w.event(Event::Unfreeze { by: "operator".into() });
         w.event(Event::Start { by: "operator".into() });
         for _ in 0..(mail * 4 + 40) {
             w.class = Class::Ready;
