@@ -31,6 +31,7 @@ use crate::store::config_file;
 use crate::store::disk::OsDisk;
 use crate::store::layout::Root;
 use crate::sys::clock::HostClock;
+use crate::sys::process;
 use crate::tmux::driver::SpawnDriver;
 use crate::tmux::watch::FileWatch;
 use host::{Host, Parts};
@@ -134,7 +135,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The lock is the ownership; the text in it only tells people who holds it. A holder that answers on the
 /// socket is a daemon that runs. One that does not is still starting, or it was killed: the kernel closes
-/// its socket before it frees the lock, and a process that it was just starting holds the lock until it
+/// its socket before it frees the lock, and a process that it was just starting holds both until it
 /// becomes the other program.
 async fn single_instance(root: &Root) -> Result<File, Fault> {
     let path = root.lock();
@@ -147,8 +148,7 @@ async fn single_instance(root: &Root) -> Result<File, Fault> {
             Err(TryLockError::Error(e)) => return Err(fail(e)),
             Err(TryLockError::WouldBlock) => {}
         }
-        let serves = UnixStream::connect(root.api_socket()).await.is_ok();
-        if serves || tokio::time::Instant::now() >= deadline {
+        if serves(root).await || tokio::time::Instant::now() >= deadline {
             let mut told = String::new();
             file.rewind().and_then(|()| file.read_to_string(&mut told)).map_err(fail)?;
             return Err(Fault::new(Code::Conflict, format!("a daemon runs already: {}, socket {}", told.trim(), root.api_socket().display()))
@@ -159,6 +159,14 @@ async fn single_instance(root: &Root) -> Result<File, Fault> {
     let text = format!("pid {}, version {}\n", std::process::id(), env!("CARGO_PKG_VERSION"));
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes())).map_err(fail)?;
     Ok(file)
+}
+
+/// Whether the process that opened the socket is there to answer. Being connected proves nothing: the
+/// kernel connects for as long as anybody holds the socket.
+async fn serves(root: &Root) -> bool {
+    let Ok(stream) = UnixStream::connect(root.api_socket()).await else { return false };
+    let opener = stream.peer_cred().ok().and_then(|c| c.pid());
+    opener.is_none_or(|pid| process::reference(pid).is_some_and(|p| process::is_alive(&p)))
 }
 
 /// What a killed daemon left half-way: launch files (they hold environments) and texts on their way.
