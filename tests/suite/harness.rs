@@ -139,10 +139,15 @@ impl Host {
         }
     }
 
+    pub fn daemon_pid(&self) -> i32 {
+        self.daemon.as_ref().expect("no daemon").id() as i32
+    }
+
     /// SIGTERM, and waits for the end.
     pub fn stop_daemon(&mut self) -> i32 {
+        let pid = self.daemon_pid();
         let mut child = self.daemon.take().expect("no daemon");
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
         child.wait().unwrap().code().unwrap_or(-1)
     }
 

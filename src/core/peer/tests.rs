@@ -68,6 +68,8 @@ struct World {
     lose_answers: u32,
     /// The program never draws a screen that is known.
     never_ready: bool,
+    /// A paste never shows: something took it away.
+    eaten: bool,
 }
 
 impl World {
@@ -98,6 +100,7 @@ impl World {
             deaths: HashMap::new(),
             launch_fails: false,
             never_ready: false,
+            eaten: false,
             lose_answers: 0,
         }
     }
@@ -140,7 +143,7 @@ impl World {
             absent: Vec::new(),
             composer: if self.draft {
                 Composer::Text("draft".into())
-            } else if self.marks.0.is_empty() || self.turns.iter().any(|(t, i)| self.marks.0 == format!("{t}@{i}")) {
+            } else if self.eaten || self.marks.0.is_empty() || self.turns.iter().any(|(t, i)| self.marks.0 == format!("{t}@{i}")) {
                 Composer::Empty { row: 1 }
             } else {
                 Composer::Text(format!("<iap id=\"{}\" …", &self.marks.0[..36]))
@@ -242,7 +245,7 @@ impl World {
         let taken = self.turns.iter().any(|(t, i)| *t == id && *i == inc);
         let result = if self.alive != Some(inc) {
             ActResult::Failed("gone".into())
-        } else if !ours || taken || !matches!(self.class, Class::Ready) {
+        } else if !ours || taken || self.eaten || !matches!(self.class, Class::Ready) {
             ActResult::Refused(Box::new(self.look()))
         } else {
             self.marks.1 = format!("{id}@{inc}#{attempt}");
@@ -358,6 +361,23 @@ fn a_message_left_in_the_composer_goes_when_the_screen_is_ready_again() {
     w.evidence();
     assert_eq!((w.turns.len(), w.pasted[&(1, id(1))]), (1, 1));
     assert_eq!(w.finished[&id(1)].0, State::Submitted);
+}
+
+#[test]
+fn a_paste_that_something_took_away_is_told_once_and_never_repeated() {
+    let mut w = World::new();
+    w.eaten = true;
+    w.event(Event::Accepted(entry(1)));
+    w.pass(300_000);
+    let notices = |w: &World| w.told.iter().filter(|e| matches!(e, Effect::Notice { text } if text.contains(id(1).as_str()))).count();
+    assert_eq!((notices(&w), w.pasted[&(1, id(1))], w.turns.len()), (1, 1, 0));
+    // A fresh session gets it.
+    w.eaten = false;
+    w.event(Event::New { by: "operator".into() });
+    w.pass(3_000);
+    w.evidence();
+    assert_eq!(w.turns, [(id(1), 2)]);
+    assert_eq!(notices(&w), 1);
 }
 
 #[test]
