@@ -129,6 +129,14 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         Effect::Inquire { entry } => inquire(actor, definition, entry),
         Effect::End { inc } => end(actor, host, inc),
         Effect::Collect { inc } => collect(actor, host, inc),
+        Effect::Unmark { inc, id } => {
+            let Some(pane) = pane(actor, inc) else { return };
+            host.tracker.clone().spawn(async move {
+                if let Err(error) = host.terminal.unmark(pane, id).await {
+                    tracing::warn!(%error, "a mark could not be taken off a pane");
+                }
+            });
+        }
         Effect::TellSender { entry, state, reason } => host.tell_sender(&entry, &Party::Peer(identity), state, &reason).await,
         Effect::Finish { entry, attempt, inc, state, evidence, reason } => {
             actor.message = None;

@@ -107,6 +107,8 @@ pub trait Terminal: Send + Sync {
     fn submit(&self, pane: PaneRef, submit: Submit) -> Later<'_, Result<Acted, TerminalError>>;
     /// Presses one key while the guard holds.
     fn key(&self, pane: PaneRef, guard: Guard, key: KeyName) -> Later<'_, Result<Acted, TerminalError>>;
+    /// Forgets the paste of a message, so that it may be pasted again.
+    fn unmark(&self, pane: PaneRef, id: MessageId) -> Later<'_, Result<(), TerminalError>>;
     /// Ends the terminal holder of one session.
     fn kill(&self, socket: PathBuf) -> Later<'_, Result<(), TerminalError>>;
 }

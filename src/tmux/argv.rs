@@ -207,6 +207,13 @@ pub fn key(pane: &PaneRef, guard: &crate::core::guard::Guard, key: &KeyName) -> 
     guarded(List::default(), pane, &condition, &format!("{press} ; display-message -p {OK_PROBE}"), &look_string(pane))
 }
 
+/// Takes the paste mark of one message off its pane.
+pub fn unmark(pane: &PaneRef, id: &MessageId) -> List {
+    let condition = format::marked(pane, id);
+    let yes = format!("set-option -p -u -t {} @iap_p", pane.pane);
+    guarded(List::default(), pane, &condition, &yes, "display-message -p ''")
+}
+
 pub fn server_pid() -> List {
     List::default().then(DisplayMessage::new().print().message("#{pid}").build())
 }

@@ -195,6 +195,9 @@ impl Terminal for SpawnDriver {
     fn key(&self, pane: PaneRef, guard: Guard, key: KeyName) -> Later<'_, Result<Acted, TerminalError>> {
         Box::pin(async move { self.act(&pane, &argv::key(&pane, &guard, &key), None, OK_PROBE).await })
     }
+    fn unmark(&self, pane: PaneRef, id: MessageId) -> Later<'_, Result<(), TerminalError>> {
+        Box::pin(async move { self.run(&pane.socket, &argv::unmark(&pane, &id), None).await.map(drop) })
+    }
     fn kill(&self, socket: PathBuf) -> Later<'_, Result<(), TerminalError>> {
         Box::pin(async move { self.kill_server(&socket).await })
     }

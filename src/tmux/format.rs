@@ -76,6 +76,11 @@ pub fn paste_guard(p: &PaneRef, id: &MessageId, guard: &Guard) -> String {
     all(conditions)
 }
 
+/// Whether the paste mark is that of this message.
+pub fn marked(p: &PaneRef, id: &MessageId) -> String {
+    is("@iap_p", &mark(id, p.incarnation))
+}
+
 /// The submit guard of one attempt: our paste stands, this attempt was not made.
 pub fn submit_guard(p: &PaneRef, id: &MessageId, attempt: u32, guard: &Guard) -> String {
     let mut conditions = pane(p);

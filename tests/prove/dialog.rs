@@ -92,17 +92,17 @@ impl Person<'_> {
         (ids, failed)
     }
 
-    /// A paste that a dialog has eaten goes to a fresh session, when the operator is told and asks for one.
+    /// A paste that a dialog has eaten is put aside, and the operator, who is told, sends it again.
     fn until_delivered(&mut self, id: &str) -> Result<(), String> {
         let mut view = Value::Null;
         self.host.until("the message is delivered or told", || {
             view = self.api.get(&format!("/v1/messages/{id}"));
-            view["state"] == "submitted" || view["reason"] == "unknown-screen"
+            view["submitted"].is_string() || view["state"] == "parked"
         });
-        if view["state"] != "submitted" {
+        if view["state"] == "parked" {
             self.eaten += 1;
             let told = self.host.run(&["inbox", "--keep"]).ok().out;
-            self.host.run(&["new", self.name]).ok();
+            self.host.run(&["queue", self.name, "release", id]).ok();
             self.api.wait_submitted(id)?;
             if !told.contains(id) {
                 return Err(format!("{id} was eaten by a dialog, and the operator is not told"));

@@ -7,6 +7,9 @@ use super::*;
 use crate::core::message::{Evidence, State};
 use crate::core::names::Party;
 
+/// Why a message is put aside whose paste was taken away.
+const PASTE_LOST: &str = "paste-lost";
+
 impl Peer {
     /// What becomes of the flight when its session is gone.
     pub(super) fn flight_after_death(&mut self, charge_death: bool, fx: &mut Vec<Effect>) {
@@ -41,6 +44,13 @@ impl Peer {
                     Some(inc) => self.act(Doing::Look, Effect::Look { inc }, fx),
                     None => self.recheck(now),
                 }
+            }
+            (None, AfterInquiry::PasteLost) => {
+                let inc = self.session_inc();
+                fx.push(Effect::Unmark { inc, id: id.clone() });
+                self.end_flight(State::Parked, PASTE_LOST, fx);
+                self.set_hold(None, fx);
+                self.look_at(now);
             }
             (None, AfterInquiry::Redeliver { charge_death }) => self.recover(None, None, charge_death, now, fx),
         }

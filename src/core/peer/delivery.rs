@@ -385,11 +385,15 @@ impl Peer {
                 return;
             }
             if now.saturating_sub(at) >= TAKEN_CEILING_MS {
+                let ours = look.mark_pasted == format!("{}@{}", self.flight.as_ref().map_or("", |f| f.id().as_str()), self.session_inc());
+                if let (true, true, Some(flight)) = (Self::looks_ready(look), ours, self.flight.as_mut()) {
+                    // Gone from a screen that is ready: a dialog that opened in that moment ate the paste, or
+                    // a person cleared it. Unless the transcript knows better, a person decides.
+                    flight.stage = Stage::Inquiring { after: AfterInquiry::PasteLost };
+                    return;
+                }
                 let hold = obstacle(look).unwrap_or(Hold::UnknownScreen);
                 let hold = self.dialog_hold(look, hold);
-                if Self::looks_ready(look) && self.hold != Some(hold) {
-                    self.tell_taken_away(fx);
-                }
                 self.report_held(hold, fx);
                 self.set_hold(Some(hold), fx);
             }
@@ -405,17 +409,6 @@ impl Peer {
         if let Some(flight) = self.flight.as_mut() {
             flight.stage = Stage::Pasted { at, next: now + gap };
         }
-    }
-
-    /// A paste that the ready screen does not show: a dialog that opened in that moment ate it, or a person
-    /// cleared it. That process gets no second paste, so somebody must know.
-    fn tell_taken_away(&self, fx: &mut Vec<Effect>) {
-        let Some(flight) = &self.flight else { return };
-        let (id, me) = (flight.id(), &self.identity);
-        let text = format!(
-            "{me}: message {id} was pasted and is gone from the screen: a dialog or a person took it away; it is not typed again into this session, and the mail behind it waits (`iapeer new {me}` gives it to a fresh session)"
-        );
-        fx.push(Effect::Notice { text });
     }
 
     fn entered(&mut self, id: &MessageId, attempt: u32, now: Millis, fx: &mut Vec<Effect>) {

@@ -93,6 +93,12 @@ pub enum Effect {
         seed_due: bool,
     },
 
+    /// Take our mark off the pane: the paste it stands for is gone, and a person may send it again.
+    Unmark {
+        inc: Incarnation,
+        id: MessageId,
+    },
+
     // Told.
     /// A message changed its state.
     Report {

@@ -311,6 +311,8 @@ pub enum AfterInquiry {
     Marks,
     /// Typed and submitted long ago without evidence: never typed again, only looked for.
     StayUnknown { at: Millis, attempt: u32 },
+    /// Pasted, and gone from a ready screen: never typed again by itself, put aside for a person.
+    PasteLost,
     /// The process that may have had it is gone: again, to the next one.
     Redeliver { charge_death: bool },
 }

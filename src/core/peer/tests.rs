@@ -364,20 +364,19 @@ fn a_message_left_in_the_composer_goes_when_the_screen_is_ready_again() {
 }
 
 #[test]
-fn a_paste_that_something_took_away_is_told_once_and_never_repeated() {
+fn a_paste_that_something_took_away_is_never_repeated_by_itself_and_holds_up_nobody() {
     let mut w = World::new();
     w.eaten = true;
     w.event(Event::Accepted(entry(1)));
-    w.pass(300_000);
+    w.pass(60_000);
     let notices = |w: &World| w.told.iter().filter(|e| matches!(e, Effect::Notice { text } if text.contains(id(1).as_str()))).count();
     assert_eq!((notices(&w), w.pasted[&(1, id(1))], w.turns.len()), (1, 1, 0));
-    // A fresh session gets it.
+    assert_eq!(w.finished[&id(1)].0, State::Parked);
+    assert!(w.told.iter().any(|e| matches!(e, Effect::Unmark { .. })), "so that a person can send it again");
     w.eaten = false;
-    w.event(Event::New { by: "operator".into() });
+    w.event(Event::Accepted(entry(2)));
     w.pass(3_000);
-    w.evidence();
-    assert_eq!(w.turns, [(id(1), 2)]);
-    assert_eq!(notices(&w), 1);
+    assert_eq!(w.turns, [(id(2), 1)]);
 }
 
 #[test]
