@@ -47,6 +47,25 @@ pub struct SendRequest {
 }
 
 impl SendRequest {
+    /// A plain message.
+    pub fn new(to: Recipients, text: String, via: Via) -> Self {
+        SendRequest {
+            id: None,
+            to,
+            text,
+            topic: None,
+            in_reply_to: None,
+            urgent: false,
+            queue: false,
+            via,
+            idempotency_key: None,
+            attachments: Vec::new(),
+            raw: false,
+            from: None,
+            sent: None,
+        }
+    }
+
     /// The door by which it came.
     pub fn door(&self) -> &'static str {
         if self.from.is_some() { "operator" } else { self.via.word() }

@@ -28,21 +28,19 @@ pub async fn send(root: &Root, args: SendArgs, as_json: bool) -> Outcome {
             .hint("write it to a file and send it with --attachment"));
     }
     let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|e| Fault::new(Code::BadAttachment, format!("{}: {e}", path.display())));
+    let to = if let [one] = peers.as_slice() { Recipients::One(one.clone()) } else { Recipients::Many(peers) };
     let request = SendRequest {
         // Chosen here, so that a try after a lost answer is the same message.
         id: Some(accept::new_id()),
-        to: if let [one] = peers.as_slice() { Recipients::One(one.clone()) } else { Recipients::Many(peers) },
-        text,
         topic: args.topic,
         in_reply_to: args.in_reply_to,
         urgent: args.urgent,
         queue: args.queue,
-        via: Via::Cli,
         idempotency_key: args.key,
         attachments: args.attachment.iter().map(absolute).collect::<Result<_, _>>()?,
         raw: args.raw,
         from: args.from,
-        sent: None,
+        ..SendRequest::new(to, text, Via::Cli)
     };
     let views = accept(root, &request).await?;
     let Some(wait) = args.wait else {

@@ -118,18 +118,11 @@ impl Bridge {
     async fn send(&self, arguments: SendArguments) -> Result<serde_json::Value, Fault> {
         let request = SendRequest {
             id: Some(accept::new_id()),
-            to: Recipients::One(arguments.name),
-            text: arguments.text,
             topic: arguments.topic,
             in_reply_to: arguments.in_reply_to,
             urgent: arguments.urgent,
-            queue: false,
-            via: Via::Mcp,
-            idempotency_key: None,
             attachments: arguments.attachments,
-            raw: false,
-            from: None,
-            sent: None,
+            ..SendRequest::new(Recipients::One(arguments.name), arguments.text, Via::Mcp)
         };
         let tried: Result<serde_json::Value, Fault> = match Client::connect(&self.root).await {
             Ok(mut client) => client.post("/v1/messages", &request, ANSWER).await,

@@ -220,6 +220,7 @@ impl Actor {
             self.host.lifecycle(Line::new("registry").with("identity", &self.identity).with("action", "quarantined").with("file", name).with("reason", reason));
         }
         self.spooled_ids = found.spooled_ids;
+        self.host.hold_hooks(&found.spool_files);
         self.spool_files = found.spool_files;
         self.claim = found.restored.claim.as_ref().map(|(c, _)| c.clone());
         if let Some(record) = found.session {

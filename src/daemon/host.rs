@@ -17,7 +17,7 @@ use crate::store::layout::Root;
 use crate::store::profile_file::{self, Loaded};
 use crate::store::registry::{self, Place, Registry};
 use crate::tmux::watch::FileWatch;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -48,6 +48,8 @@ pub struct Host {
     good: Mutex<HashMap<Personality, Profile>>,
     keepers: Mutex<HashMap<(i32, u64), (Identity, Incarnation)>>,
     degraded: Mutex<Vec<String>>,
+    /// Spooled hook reports that an actor has read, and removes when it needs them no more.
+    held_hooks: Mutex<HashSet<PathBuf>>,
 }
 
 #[derive(Default)]
@@ -95,6 +97,7 @@ impl Host {
             good: Mutex::default(),
             keepers: Mutex::default(),
             degraded: Mutex::default(),
+            held_hooks: Mutex::default(),
             root,
             settings,
             clock,
@@ -129,6 +132,13 @@ impl Host {
         if on {
             parts.push(what.into());
         }
+    }
+
+    pub fn hold_hooks(&self, files: &[PathBuf]) {
+        lock(&self.held_hooks).extend(files.iter().cloned());
+    }
+    pub fn holds_hook(&self, file: &PathBuf) -> bool {
+        lock(&self.held_hooks).contains(file)
     }
 
     pub fn note_keeper(&self, keeper: &ProcessRef, identity: &Identity, inc: Incarnation) {

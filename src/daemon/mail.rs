@@ -275,7 +275,7 @@ pub async fn queue_act(host: &Arc<Host>, id: &MessageId, act: QueueAct) -> Resul
             host.store
                 .run(move |store| {
                     let (mailbox, disk) = store.mailbox(&to)?;
-                    mailbox.give_up_parked(&*disk, &moved, &ending)
+                    mailbox.finish(&*disk, &moved, &ending)
                 })
                 .await
                 .map_err(|e| refuse_store(host, &e))?;

@@ -26,6 +26,7 @@ use crate::api::routes::{self, App};
 use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Party};
 use crate::core::peer::event::Event;
+use crate::ports::disk::Disk;
 use crate::ports::terminal::TerminalError;
 use crate::store::config_file;
 use crate::store::disk::OsDisk;
@@ -36,11 +37,9 @@ use crate::tmux::driver::SpawnDriver;
 use crate::tmux::watch::FileWatch;
 use host::{Host, Parts};
 use logs::Line;
-use std::collections::HashSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -64,11 +63,12 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     let path = std::env::var("PATH").unwrap_or_default();
     let (driver, tmux_version) = SpawnDriver::find(root.run(), path).map_err(|e| tmux_fault(&e))?;
     let internal = |what: &str, e: std::io::Error| Fault::new(Code::Internal, format!("{what}: {e}"));
-    let (store, _thread) = store_thread::StoreHandle::start(Arc::new(OsDisk), root.clone()).map_err(|e| internal("the store thread", e))?;
+    let disk = disk().map_err(invalid)?;
+    let (store, _thread) = store_thread::StoreHandle::start(disk.clone(), root.clone()).map_err(|e| internal("the store thread", e))?;
     let parts = Parts {
         settings,
         clock: Arc::new(HostClock),
-        disk: Arc::new(OsDisk),
+        disk,
         tmux_program: driver.program().to_path_buf(),
         terminal: Arc::new(driver),
         tmux_version,
@@ -83,12 +83,9 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     let shutdown = CancellationToken::new();
     let end_sessions = Arc::new(AtomicBool::new(false));
     install_signals(shutdown.clone()).map_err(|e| internal("signals", e))?;
-    // Whatever lies here now is read, and in the end removed, by the actor it concerns.
-    let early: HashSet<PathBuf> = crate::store::spool::read(&root.hook_spool()).into_iter().map(|(path, _)| path).collect();
     adopt_all(&host).await;
 
     let listener = listen(&root)?;
-    read_late_hooks(&host, &early).await;
     host.lifecycle(
         Line::new("daemon-start")
             .with("version", env!("CARGO_PKG_VERSION"))
@@ -119,6 +116,15 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     );
     let _ = std::fs::remove_file(root.api_socket());
     Ok(())
+}
+
+/// The disk; in a debug build it may be one that fails on demand.
+fn disk() -> Result<Arc<dyn Disk>, String> {
+    #[cfg(debug_assertions)]
+    if let Ok(plan) = std::env::var("IAPEER_TEST_FAULT") {
+        return Ok(Arc::new(crate::store::fault::FaultDisk::new(plan.parse()?)));
+    }
+    Ok(Arc::new(OsDisk))
 }
 
 pub fn tmux_fault(error: &TerminalError) -> Fault {
@@ -231,17 +237,6 @@ async fn adopt_all(host: &Arc<Host>) {
         handle.wait_until(Duration::from_secs(30), |s| s.restored || s.last_failure.is_some()).await;
     }
     note_operator_mail(host).await;
-}
-
-/// Hooks that fired while this daemon restored its peers found no socket and went into the spool, after
-/// their peer had read it.
-async fn read_late_hooks(host: &Arc<Host>, early: &HashSet<PathBuf>) {
-    for (path, report) in crate::store::spool::read(&host.root.hook_spool()) {
-        if !early.contains(&path) && host.existing(&report.identity).is_some() {
-            orders::hook(host, &report.identity, report.incarnation, &report.event, &report.payload).await;
-            let _ = std::fs::remove_file(path);
-        }
-    }
 }
 
 async fn note_operator_mail(host: &Arc<Host>) {

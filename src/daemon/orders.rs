@@ -17,8 +17,6 @@ use crate::store::{profile_file, registry};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a hook waits until its peer has taken it in.
-const HOOK_PATIENCE: Duration = Duration::from_millis(500);
 /// How long an order waits for its peer before it answers with what there is.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -257,14 +255,23 @@ pub async fn screen(host: &Arc<Host>, handle: &PeerHandle) -> Result<ScreenView,
     }
 }
 
+/// Less than a hook process waits for its answer.
+const HOOK_PATIENCE: Duration = Duration::from_secs(2);
+
 /// A hook report reaches its peer.
 pub async fn hook(host: &Arc<Host>, identity: &Identity, inc: u64, event: &str, payload: &serde_json::Value) {
     let Ok(definition) = host.runtimes.get(&identity.runtime) else { return };
     let heard = crate::runtime::hooks::interpret(&definition, event, payload);
     let Some(handle) = host.existing(identity) else { return };
     handle.tell(super::actor::Inbox::Heard { inc, heard }).await;
-    // The program goes on when its hook ends: what it does next finds the turn known.
-    let _ = tokio::time::timeout(HOOK_PATIENCE, handle.settled()).await;
+    // It counts as told when what follows from it is on disk: a hook process whose daemon dies before that
+    // leaves its report to the next one. What the program does next finds the turn known.
+    let settled = async {
+        handle.settled().await;
+        host.settled().await;
+    };
+    // A peer whose state cannot be read now takes it in later; nobody waits for that.
+    let _ = tokio::time::timeout(HOOK_PATIENCE, settled).await;
 }
 
 /// Ends every session, as a sleep; the daemon is about to end as well and starts none again.

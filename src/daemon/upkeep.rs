@@ -4,6 +4,7 @@
 use super::accept;
 use super::host::Host;
 use super::logs::Line;
+use super::orders;
 use crate::api::caller::Who;
 use crate::api::shapes::{SendRequest, Via};
 use crate::core::fault::Fault;
@@ -11,7 +12,7 @@ use crate::core::names::{Identity, Party};
 use crate::core::peer::event::Event;
 use crate::store::mailbox::{keys_in, read_record};
 use crate::store::outbox::{self, Spooled};
-use crate::store::{inbox, shelf};
+use crate::store::{inbox, shelf, spool};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,8 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
     let told = came.clone();
     // Without a watch the deep pass finds it.
     let _watch = host.watch.entries(&host.root.spool(), Box::new(move || told.notify_one())).ok();
+    // What came between the actors' start and this watch.
+    take_in(&host).await;
     let mut deep = tokio::time::interval(DEEP);
     let mut prune = tokio::time::interval(PRUNE);
     let mut look = tokio::time::interval(LOOK);
@@ -81,8 +84,20 @@ async fn retry_degraded(host: &Arc<Host>) {
     }
 }
 
-/// Sends that found no daemon go into the mailboxes, each from whom its token says.
+/// What found no daemon: hook reports that no actor has read, and sends.
 async fn take_in(host: &Arc<Host>) {
+    for (path, report) in spool::read(&host.root.hook_spool()) {
+        if !host.holds_hook(&path) && host.existing(&report.identity).is_some() {
+            // A hook that found the socket missing may leave its report when this daemon answers already.
+            orders::hook(host, &report.identity, report.incarnation, &report.event, &report.payload).await;
+            host.store.post("spool", move |store| crate::store::disk::remove_if_there(&*store.disk, &path)).await;
+        }
+    }
+    take_in_sends(host).await;
+}
+
+/// Sends that found no daemon go into the mailboxes, each from whom its token says.
+async fn take_in_sends(host: &Arc<Host>) {
     let spool = host.root.spool();
     let found = match outbox::read(&*host.disk, &spool) {
         Ok(found) => found,
@@ -154,11 +169,11 @@ async fn put_aside(host: &Arc<Host>, path: &Path, folder: &'static str, reason: 
 /// What is older than the settings keep it goes: ended mail, attachments, records of sessions.
 async fn forget(host: &Arc<Host>) {
     let limits = &host.settings.limits;
-    let before_ms = (host.clock.utc().timestamp_millis() as u64).saturating_sub(limits.done_days * 86_400_000);
+    let before = host.clock.utc().timestamp() - (limits.done_days * 86_400) as i64;
     for name in host.disk.list(&host.root.all_peer_states()).unwrap_or_default() {
         let Some(party) = name.to_str().and_then(|n| n.parse::<Party>().ok()) else { continue };
         let (queue, records) = (host.root.party_state(&party).join("queue"), limits.done_records);
-        match host.store.run(move |store| shelf::prune(&*store.disk, &queue, before_ms, records)).await {
+        match host.store.run(move |store| shelf::prune(&*store.disk, &queue, before, records)).await {
             Ok(forgotten) => host.ledger.forget(&forgotten),
             Err(error) => tracing::warn!(%error, %party, "old mail could not be removed"),
         }

@@ -22,7 +22,7 @@ pub trait Disk: Send + Sync {
     fn read(&self, path: &Path, cap: u64) -> io::Result<Vec<u8>>;
     /// Names in a directory, sorted; also those that are no text.
     fn list(&self, dir: &Path) -> io::Result<Vec<OsString>>;
-    /// Creates a directory with its parents, mode 0700.
+    /// Creates a directory with its parents, mode 0700; what was created survives a power cut.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Free bytes for us on the file system of `path`.
     fn free_bytes(&self, path: &Path) -> io::Result<u64>;

@@ -2,9 +2,10 @@
 
 use crate::ports::disk::Disk;
 use nix::fcntl::OFlag;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +49,9 @@ impl Disk for OsDisk {
         Ok(names)
     }
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
-        create_dir(dir)
+        let missing: Vec<&Path> = dir.ancestors().take_while(|d| !d.exists()).collect();
+        create_dir(dir)?;
+        missing.iter().filter_map(|d| d.parent()).try_for_each(|parent| self.sync_dir(parent))
     }
     fn free_bytes(&self, path: &Path) -> io::Result<u64> {
         fs2::available_space(path)
@@ -80,6 +83,11 @@ pub fn read_own(path: &Path, cap: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(meta.len() as usize);
     file.take(cap).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// A name that `replace` gives to what it is writing; one that lies there at a start was left by a kill.
+pub fn is_temp(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(b".") && name.as_bytes().ends_with(b".tmp")
 }
 
 static TEMP: AtomicU64 = AtomicU64::new(0);

@@ -4,17 +4,20 @@
 //! anybody hears of its id. A claim is written and synced before anything is typed. Only the store
 //! thread writes here.
 
-use super::disk::{remove_if_there, replace};
-use crate::core::message::{Claim, Ending, Entry, Key, Message, State};
+use super::disk::{is_temp, remove_if_there, replace};
+use crate::core::message::{Claim, Ending, Entry, Key, Message, MessageId, State};
 use crate::core::peer::effect::Giveback;
 use crate::core::record::{self, RECORD_CAP};
 use crate::ports::disk::Disk;
-use std::ffi::OsStr;
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const FOLDERS: [&str; 7] = ["tmp", "new", "cur", "held", "done", "dead", "corrupt"];
+/// Where records end, and what the note beside one is called.
+const NOTES: [(&str, &str); 3] = [("done", "end"), ("dead", "why"), ("held", "why")];
 /// Sequence numbers reserved by one write of the counter.
 const SEQ_BLOCK: u64 = 1000;
 const PEEK: u64 = 16 * 1024;
@@ -45,10 +48,10 @@ impl Mailbox {
             disk.create_dir(&dir.join(folder))?;
         }
         let mailbox = Mailbox { dir, next_seq: 1, reserved: 0 };
-        for name in disk.list(&mailbox.dir.join("tmp"))? {
-            // Whatever cannot be unlinked (a directory, say) must not take the mailbox out.
-            if disk.remove(&mailbox.dir.join("tmp").join(&name)).is_err() {
-                mailbox.quarantine(disk, "tmp", &name)?;
+        for (folder, ours) in [("tmp", (|_| true) as fn(&OsStr) -> bool), ("cur", is_temp), ("", is_temp)] {
+            for name in disk.list(&mailbox.dir.join(folder))?.iter().filter(|n| ours(n)) {
+                // Whatever can be neither unlinked (a directory, say) nor moved must not take the mailbox out.
+                let _ = disk.remove(&mailbox.dir.join(folder).join(name)).or_else(|_| mailbox.quarantine(disk, folder, name));
             }
         }
         let dir = mailbox.dir;
@@ -108,8 +111,7 @@ impl Mailbox {
                         // The disk may be well again in a moment; the record is.
                         RecordFault::Io(error) => return Err(error),
                     };
-                    self.quarantine(disk, folder, &name)?;
-                    scan.quarantined.push((format!("{folder}/{}", name.to_string_lossy()), reason));
+                    scan.quarantined.push(self.put_foreign_aside(disk, folder, &name, reason));
                 }
             }
         }
@@ -151,10 +153,22 @@ impl Mailbox {
             scan.waiting.push(entry);
         }
         scan.waiting.sort_by_key(|e| e.key.rank());
+        self.drop_doubles(disk, &mut scan);
         for folder in ["new", "cur", "held", "done", "dead"] {
             scan.keys.extend(keys_in(disk, &self.dir.join(folder)));
         }
         Ok(scan)
+    }
+
+    /// No operation of ours leaves two records of one message: the first counts.
+    fn drop_doubles(&self, disk: &dyn Disk, scan: &mut Scan) {
+        let mut seen: HashSet<MessageId> = scan.claim.iter().map(|(claim, _)| claim.id.clone()).collect();
+        let (first, doubles): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut scan.waiting).into_iter().partition(|e| seen.insert(e.id().clone()));
+        scan.waiting = first;
+        for double in doubles {
+            let reason = "a second record of the message".to_string();
+            scan.quarantined.push(self.put_foreign_aside(disk, "new", OsStr::new(&double.key.file_name()), reason));
+        }
     }
 
     fn back_to_new(&self, disk: &dyn Disk, key: &Key) -> io::Result<()> {
@@ -196,6 +210,12 @@ impl Mailbox {
         if entry.key == key { Ok(entry) } else { Err(content("the name and the header do not agree".into())) }
     }
 
+    /// Quarantines and tells of it. What cannot be moved (a mount point, say) stays and is told of again.
+    fn put_foreign_aside(&self, disk: &dyn Disk, folder: &str, name: &OsStr, reason: String) -> (String, String) {
+        let stays = self.quarantine(disk, folder, name).err().map(|e| format!("; it cannot be moved: {e}"));
+        (format!("{folder}/{}", name.to_string_lossy()), reason + &stays.unwrap_or_default())
+    }
+
     fn quarantine(&self, disk: &dyn Disk, folder: &str, name: &OsStr) -> io::Result<()> {
         let numbered = |n: u64| {
             if n == 0 {
@@ -207,16 +227,23 @@ impl Mailbox {
             cut.push(format!(".{n}"));
             cut
         };
-        let target = (0..).map(|n| self.dir.join("corrupt").join(numbered(n))).find(|t| t.symlink_metadata().is_err());
-        target.map_or(Ok(()), |t| disk.rename(&self.dir.join(folder).join(name), &t))
+        let taken: HashSet<OsString> = disk.list(&self.dir.join("corrupt"))?.into_iter().collect();
+        let target = (0..).map(numbered).find(|n| !taken.contains(n));
+        target.map_or(Ok(()), |t| disk.rename(&self.dir.join(folder).join(name), &self.dir.join("corrupt").join(t)))
     }
 
     /// Puts a record aside that turned out to be damaged after it was claimed.
     pub fn put_aside(&self, disk: &dyn Disk, key: &Key) -> io::Result<()> {
         let name = key.file_name();
-        let folder = if self.dir.join("cur").join(&name).symlink_metadata().is_ok() { "cur" } else { "new" };
-        self.quarantine(disk, folder, OsStr::new(&name))?;
+        // In neither, when an earlier try failed after it had moved the record.
+        if let Some(folder) = ["cur", "new"].into_iter().find(|f| self.lies_in(disk, f, &name)) {
+            self.quarantine(disk, folder, OsStr::new(&name))?;
+        }
         remove_if_there(disk, &self.claim_path(key))
+    }
+
+    fn lies_in(&self, disk: &dyn Disk, folder: &str, name: &str) -> bool {
+        disk.list(&self.dir.join(folder)).is_ok_and(|names| names.iter().any(|n| n == name))
     }
 
     fn claim_path(&self, key: &Key) -> PathBuf {
@@ -238,7 +265,7 @@ impl Mailbox {
         let (new, cur) = (self.dir.join("new").join(key.file_name()), self.dir.join("cur").join(key.file_name()));
         match disk.rename(&new, &cur) {
             // Moved by an earlier try whose release did not get through.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && cur.symlink_metadata().is_ok() => Ok(claim),
+            moved if is_missing(&moved) && self.lies_in(disk, "cur", &key.file_name()) => Ok(claim),
             moved => moved.map(|()| claim),
         }
     }
@@ -267,8 +294,11 @@ impl Mailbox {
             _ => ("done", "end"),
         };
         let name = key.file_name();
+        for (folder, suffix) in NOTES {
+            // Of an earlier ending, or of one that failed half-way.
+            remove_if_there(disk, &self.dir.join(folder).join(format!("{name}.{suffix}")))?;
+        }
         let note = self.dir.join(folder).join(format!("{name}.{suffix}"));
-        remove_if_there(disk, &note)?;
         let bytes = serde_json::to_vec(ending).map_err(io::Error::other)?;
         // A delivered message whose note a power cut takes is found again by its evidence; a decision
         // to give up is not.
@@ -278,27 +308,24 @@ impl Mailbox {
             disk.create_synced(&note, &bytes)?
         }
         let target = self.dir.join(folder).join(&name);
-        let from_cur = disk.rename(&self.dir.join("cur").join(&name), &target);
-        if from_cur.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
-            disk.rename(&self.dir.join("new").join(&name), &target)?;
-        } else {
-            from_cur?;
+        // What was parked may be given up as well.
+        let froms: &[&str] = if folder == "dead" { &["cur", "new", "held"] } else { &["cur", "new"] };
+        let moved = froms.iter().map(|from| disk.rename(&self.dir.join(from).join(&name), &target)).find(|moved| !is_missing(moved));
+        match moved {
+            Some(moved) => moved?,
+            // Moved by an earlier try that failed later on.
+            None if self.lies_in(disk, folder, &name) => {}
+            None => return Err(io::ErrorKind::NotFound.into()),
+        }
+        if folder != "done" {
+            disk.sync_dir(&self.dir.join(folder))?;
         }
         remove_if_there(disk, &self.claim_path(key))
     }
 }
 
-impl Mailbox {
-    /// What was parked is given up.
-    pub fn give_up_parked(&self, disk: &dyn Disk, key: &Key, ending: &Ending) -> io::Result<()> {
-        let name = key.file_name();
-        let (held, dead) = (self.dir.join("held"), self.dir.join("dead"));
-        let why = dead.join(format!("{name}.why"));
-        remove_if_there(disk, &why)?;
-        disk.create_synced(&why, &serde_json::to_vec(ending).map_err(io::Error::other)?)?;
-        disk.rename(&held.join(&name), &dead.join(&name))?;
-        remove_if_there(disk, &held.join(format!("{name}.why")))
-    }
+fn is_missing(moved: &io::Result<()>) -> bool {
+    moved.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
 /// A record on its way into `new/`.
@@ -370,8 +397,7 @@ impl RecordFault {
 
 /// How a record ended, by the note beside it.
 pub fn read_ending(disk: &dyn Disk, queue: &Path, key: &Key) -> Option<Ending> {
-    let notes = [("done", "end"), ("dead", "why"), ("held", "why")];
-    notes.iter().find_map(|(folder, suffix)| {
+    NOTES.iter().find_map(|(folder, suffix)| {
         let path = queue.join(folder).join(format!("{}.{suffix}", key.file_name()));
         serde_json::from_slice(&disk.read(&path, 64 * 1024).ok()?).ok()
     })

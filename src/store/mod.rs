@@ -5,6 +5,8 @@
 
 pub mod config_file;
 pub mod disk;
+#[cfg(debug_assertions)]
+pub mod fault;
 pub mod history;
 pub mod inbox;
 pub mod layout;

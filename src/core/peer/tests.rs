@@ -68,6 +68,7 @@ struct World {
     lose_answers: u32,
     /// The program never draws a screen that is known.
     never_ready: bool,
+    raw: Vec<MessageId>,
     /// A paste never shows: something took it away.
     eaten: bool,
 }
@@ -101,11 +102,15 @@ impl World {
             launch_fails: false,
             never_ready: false,
             eaten: false,
+            raw: Vec::new(),
             lose_answers: 0,
         }
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::Accepted(entry) = &event {
+            self.raw.extend(entry.raw.then(|| entry.id().clone()));
+        }
         let effects = self.peer.step(event, self.now);
         for effect in effects {
             match effect {
@@ -249,7 +254,8 @@ impl World {
             ActResult::Refused(Box::new(self.look()))
         } else {
             self.marks.1 = format!("{id}@{inc}#{attempt}");
-            if self.swallow > 0 {
+            // What a swallowed Enter leaves of a raw text is a draft that only a person can judge.
+            if self.swallow > 0 && !self.raw.contains(&id) {
                 self.swallow -= 1;
             } else {
                 self.turns.push((id.clone(), inc));

@@ -1,0 +1,53 @@
+//! The real disk really syncs: with every sync call failing in the kernel, no write may say that it was
+//! durable.
+//!
+//! A seccomp filter answers `fsync` and `fdatasync` with EIO, in one thread that nobody else uses. A
+//! missing call shows as a success.
+
+#![allow(unsafe_code, reason = "the kernel takes the filter by pointer; no wrapper has the call")]
+
+use iapeer::ports::disk::Disk;
+use iapeer::store::disk::{OsDisk, replace};
+use nix::libc;
+
+/// Fails the sync calls of this thread from now on.
+fn let_syncs_fail() {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let program = [
+        // The number of the system call is the first word.
+        step(LOAD, 0, 0, 0),
+        step(JUMP_IF_EQUAL, 2, 0, libc::SYS_fsync as u32),
+        step(JUMP_IF_EQUAL, 1, 0, libc::SYS_fdatasync as u32),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EIO as u32),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    nix::sys::prctl::set_no_new_privs().unwrap();
+    // SAFETY: the filter and its program live until the call returns; the kernel copies them.
+    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
+    assert_eq!(set, 0, "no seccomp filter: {}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn the_real_disk_syncs_what_it_says_it_has_synced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_path_buf();
+    std::thread::spawn(move || {
+        OsDisk.create_synced(&path.join("before"), b"x").unwrap();
+        let_syncs_fail();
+        let code = |answer: std::io::Result<()>| answer.err().and_then(|e| e.raw_os_error());
+        assert_eq!(code(OsDisk.create_synced(&path.join("file"), b"x")), Some(libc::EIO), "the bytes of a file");
+        let several = [(path.join("first"), b"x".to_vec()), (path.join("second"), b"x".to_vec())];
+        assert_eq!(code(OsDisk.create_all_synced(&several)), Some(libc::EIO), "the bytes of several files");
+        assert_eq!(code(OsDisk.sync_dir(&path)), Some(libc::EIO), "the names of a directory");
+        assert_eq!(code(replace(&OsDisk, &path.join("replaced"), b"x")), Some(libc::EIO), "a replaced file");
+        assert_eq!(code(OsDisk.create_dir(&path.join("one/two"))), Some(libc::EIO), "a new directory");
+        assert_eq!(code(OsDisk.create(&path.join("lazy"), b"x")), None, "what need not be synced is not");
+        assert_eq!(code(OsDisk.create_dir(&path)), None, "a directory that is there");
+    })
+    .join()
+    .unwrap();
+}
