@@ -200,6 +200,10 @@ pub struct Neutralise {
 pub enum Change {
     TabToFourSpaces,
     DropZeroWidth,
+    /// U+202A to U+202E, U+2066 to U+2069.
+    DropBidi,
+    /// A letter and a combining accent become one letter (NFC).
+    ComposeAccents,
     LineSeparatorToLf,
     WrapLongPaste,
     TrimOuterSpace,

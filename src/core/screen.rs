@@ -213,7 +213,9 @@ impl Look {
         let Composer::Text(text) = &self.composer else { return false };
         let fill = |p: &super::guard::Ere| super::guard::Ere(p.0.replace("{id}", id).replace("{fence}", fence));
         let placeholder = || definition.input.taken.iter().flat_map(|g| &g.shows).any(|p| fill(p).matches(&self.composer_row));
-        text.contains(&format!("<iap id=\"{id}\"")) || (self.attached == 0 && placeholder())
+        // In a narrow terminal the row of the id is wrapped; the fence is as much of this message alone.
+        let named = text.contains(&format!("<iap id=\"{id}\"")) || text.contains(&format!("</iap:{fence}>"));
+        named || (self.attached == 0 && placeholder())
     }
 
     /// Binds an act to exactly this look: the cursor has not moved, the composer's row is the same, and

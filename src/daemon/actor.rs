@@ -288,7 +288,10 @@ impl Actor {
 
     async fn read_transcript(&mut self, inc: Incarnation) {
         let events = match &mut self.live {
-            Some(live) if live.record.incarnation == inc => live.transcript_events(&self.peer.definition),
+            Some(live) if live.record.incarnation == inc => {
+                live.watch_transcript(&self.host);
+                live.transcript_events(&self.peer.definition)
+            }
             _ => Vec::new(),
         };
         for event in events {

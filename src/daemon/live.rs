@@ -24,6 +24,8 @@ pub struct Live {
     inbox: mpsc::WeakSender<Inbox>,
     output: Option<Watching>,
     transcript: Option<Watching>,
+    /// The watch is on the transcript itself, not on the folder in which it will be born.
+    transcript_born: bool,
     /// An output event is on its way already.
     output_pending: Arc<AtomicBool>,
     transcript_pending: Arc<AtomicBool>,
@@ -41,8 +43,18 @@ impl Live {
         let pane = PaneRef { socket: record.socket.clone(), pane: record.pane.clone(), keeper_pid: record.keeper.pid, incarnation: record.incarnation };
         let exits = host.root.peer_state(&record.identity).join("exits");
         let death = host.tracker.spawn(watch_death(record.clone(), exits, inbox.clone())).abort_handle();
-        let mut live =
-            Live { record, pane, tail: None, inbox, output: None, transcript: None, output_pending: Arc::default(), transcript_pending: Arc::default(), death };
+        let mut live = Live {
+            record,
+            pane,
+            tail: None,
+            inbox,
+            output: None,
+            transcript: None,
+            transcript_born: false,
+            output_pending: Arc::default(),
+            transcript_pending: Arc::default(),
+            death,
+        };
         if definition.transcript.is_some() {
             live.watch_transcript(host);
         }
@@ -58,10 +70,15 @@ impl Live {
             let offset = if known { std::fs::metadata(&path).map_or(0, |m| m.len()) } else { 0 };
             self.tail = Some(Tail::new(path.clone(), offset));
             self.transcript = None;
+            self.transcript_born = false;
         }
-        if self.transcript.is_none() {
-            let (inc, pending) = (self.record.incarnation, self.transcript_pending.clone());
-            self.transcript = host.watch.modified(&path, notify(self.inbox.clone(), pending, move || Inbox::Transcript { inc })).ok();
+        if self.transcript.is_none() || !self.transcript_born {
+            let inc = self.record.incarnation;
+            let tell = || notify(self.inbox.clone(), self.transcript_pending.clone(), move || Inbox::Transcript { inc });
+            let born = host.watch.modified(&path, tell()).ok();
+            self.transcript_born = born.is_some();
+            // Some programs name a transcript before they write it.
+            self.transcript = born.or_else(|| host.watch.entries(path.parent()?, tell()).ok());
         }
     }
 

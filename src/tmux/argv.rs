@@ -24,6 +24,9 @@ pub const OK_PROBE: &str = "iap-probed";
 pub const SEPARATOR: char = '\u{1f}';
 /// Lines of scrollback a pane keeps (2,000 lines are 1 to 4 MB).
 const HISTORY_LINES: &str = "2000";
+/// A person who leaves copy mode makes the program write nothing: the terminal is touched, so that whoever
+/// watches it looks again.
+const MODE_SEEN: &str = "run-shell -b 'touch -c #{pane_tty}'";
 
 /// A list of commands, run by one client without yielding between them.
 #[derive(Default)]
@@ -93,7 +96,8 @@ pub fn start(spec: &StartSpec) -> List {
     list = list
         .then(BindKey::new().key_table("root").key("C-]").command("detach-client").build())
         .then(SetHook::new().global().hook_name("client-attached").command("set-option -w window-size latest").build())
-        .then(SetHook::new().global().hook_name("client-detached").command(&back).build());
+        .then(SetHook::new().global().hook_name("client-detached").command(&back).build())
+        .then(SetHook::new().global().hook_name("pane-mode-changed").command(MODE_SEEN).build());
     // No -c: tmux expands it as a format, and a folder may be named #(cmd). The keeper changes there.
     let mut session = TmuxCommand::new();
     session.name("new-session");

@@ -69,9 +69,9 @@ mod linux {
             Ok(FileWatch { inner })
         }
 
-        /// Calls `on_change` whenever the file is written to.
+        /// Calls `on_change` whenever the file is written to, or touched.
         pub fn modified(&self, path: &Path, on_change: OnChange) -> std::io::Result<Watching> {
-            self.add(path, AddWatchFlags::IN_MODIFY, on_change)
+            self.add(path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB, on_change)
         }
 
         /// Calls `on_change` whenever an entry appears in the directory, or goes.

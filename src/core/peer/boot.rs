@@ -20,6 +20,8 @@ impl Peer {
                 up.look_due = Some(now + BOOT_LOOK_GAP_MS);
                 if self.markers.stopped {
                     up.end = Some(EndWhy::Stop);
+                } else if self.resting {
+                    up.end = Some(EndWhy::Rest);
                 }
                 self.session = Session::Up(Box::new(up));
                 self.markers.idle_reaped = false;

@@ -354,6 +354,7 @@ impl Peer {
     }
 
     pub(super) fn on_submitted(&mut self, id: &MessageId, attempt: u32, result: ActResult, now: Millis, fx: &mut Vec<Effect>) {
+        let definition = self.definition.clone();
         let Some(flight) = self.flight.as_mut().filter(|f| f.id() == id) else { return };
         match (&flight.stage, result) {
             (Stage::Pasted { .. } | Stage::Settling { .. } | Stage::Submitted { .. }, ActResult::Done { .. }) => {
@@ -363,6 +364,12 @@ impl Peer {
             (Stage::Pasted { at, .. } | Stage::Settling { at, .. }, other) => {
                 let at = *at;
                 self.not_taken_yet(other, at, now, fx);
+            }
+            // The screen moved under it and still holds our text: nothing was pressed, it is tried again.
+            (Stage::Submitted { .. }, ActResult::Refused(look))
+                if flight.tries < SUBMITS_MAX && look.composer_holds(&definition, id.as_str(), &flight.entry.fence) =>
+            {
+                flight.tries += 1;
             }
             // A re-Enter that the guard refuses: the composer is no longer provably ours, which is what
             // a taken submit looks like. Count the attempt and go on waiting for evidence.

@@ -114,6 +114,8 @@ pub struct Peer {
     pub draining: bool,
     /// The whole host is frozen.
     pub host_frozen: bool,
+    /// The daemon ends all sessions: one that is just starting ends as well.
+    pub resting: bool,
     /// The peer is no more: mail that is left is given up.
     pub removed: bool,
 }

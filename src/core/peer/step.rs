@@ -29,6 +29,7 @@ impl Peer {
             draining: false,
             host_frozen: false,
             removed: false,
+            resting: false,
         }
     }
 
@@ -138,6 +139,7 @@ impl Peer {
             }
             Event::Rest => {
                 self.wanted = None;
+                self.resting = true;
                 if let Some(up) = self.up_mut() {
                     up.end.get_or_insert(EndWhy::Rest);
                     fx.push(Effect::Order { verb: "stop", by: "daemon-stop".into() });
