@@ -5,7 +5,7 @@
 //! a message. At most one effect with an outcome is in flight (`doing`); an outcome of an older
 //! incarnation is ignored.
 //!
-//! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds),
+//! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds), `turn` (hooks, the end of a turn, output),
 //! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
 //! `intake` (mail in and out of the queue), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
@@ -18,6 +18,7 @@ pub mod event;
 mod intake;
 pub mod recover;
 pub mod step;
+mod turn;
 pub mod wake;
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! the state that is and decides the one next act.
 
 use super::effect::Effect;
-use super::event::{Event, HookFact, Restored};
+use super::event::{Event, Restored};
 use super::*;
 use crate::core::message::{Evidence, State};
 
@@ -328,76 +328,6 @@ impl Peer {
         }
         if !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
             self.check_crash_loop(now, fx);
-        }
-    }
-
-    fn hook(&mut self, fact: HookFact, now: Millis, fx: &mut Vec<Effect>) {
-        // A look under way may have seen the screen from before this.
-        let acting = self.doing.is_some();
-        if let Some(up) = self.up_mut() {
-            up.moved |= acting;
-        }
-        match fact {
-            HookFact::SessionStarted => {
-                if let Some(up) = self.up_mut() {
-                    up.started_hook = true;
-                    up.look_due = Some(now);
-                }
-            }
-            HookFact::ToolsListed => {
-                if let Some(up) = self.up_mut() {
-                    up.tools_listed = true;
-                    up.look_due = Some(now);
-                }
-            }
-            HookFact::PromptSubmitted { ids } => {
-                let ours = self.flight.as_ref().is_some_and(|f| ids.contains(f.id()));
-                self.on_evidence(&ids, Evidence::Hook, fx);
-                if let (false, Some(up)) = (ours, self.up_mut()) {
-                    if !matches!(up.turn, Turn::Working { .. }) {
-                        up.ready_since = None;
-                        up.turn = Turn::Working { message: ids.into_iter().next() };
-                    }
-                }
-            }
-            HookFact::TurnEnded => self.turn_ended(now, fx),
-            HookFact::PermissionAsked => {
-                if let Some(up) = self.up_mut() {
-                    up.turn = Turn::Waiting;
-                }
-            }
-        }
-    }
-
-    fn turn_ended(&mut self, now: Millis, fx: &mut Vec<Effect>) {
-        if let Some(Flight { stage: Stage::Submitted { .. }, turn_ended, .. }) = self.flight.as_mut() {
-            *turn_ended = true;
-        }
-        if self.flight.is_none() && self.hold == Some(Hold::Busy) {
-            // The guard of the next paste looks for itself.
-            self.set_hold(None, fx);
-        }
-        if let Some(up) = self.up_mut() {
-            up.turn = Turn::Idle;
-            up.interrupted = false;
-            up.look_due = Some(now);
-        }
-    }
-
-    fn output(&mut self, now: Millis) {
-        let waits = self.flight.is_some() || !self.queue.is_empty();
-        let acting = self.doing.is_some();
-        self.flight_output(now);
-        if let Some(up) = self.up_mut() {
-            up.moved |= acting;
-            if up.ready_at.is_none() {
-                let due = now.max(up.last_look + BOOT_LOOK_GAP_MS);
-                up.look_due = Some(up.look_due.map_or(due, |d| d.min(due)));
-            } else if waits {
-                // The trailing edge: a screen that keeps moving is looked at when it comes to rest.
-                let due = now + QUIET_MS;
-                up.look_due = Some(up.look_due.filter(|d| *d <= now).unwrap_or(due));
-            }
         }
     }
 
