@@ -14,6 +14,8 @@ pub enum Fact {
     Shows(String),
     /// No visible row matches.
     Lacks(String),
+    /// The title matches.
+    TitleShows(String),
     TitleLacks(String),
     CursorShown,
     /// No terminal of a person is attached.
@@ -38,6 +40,7 @@ pub struct Guard {
 pub struct FactSet {
     pub shows: Vec<Ere>,
     pub lacks: Vec<Ere>,
+    pub title_shows: Vec<Ere>,
     pub title_lacks: Vec<Ere>,
     /// The terminal cursor must be visible.
     pub cursor_shown: bool,
@@ -48,6 +51,7 @@ impl FactSet {
         let fill = |p: &Ere| p.0.replace("{id}", id).replace("{fence}", fence);
         let mut facts: Vec<Fact> = self.shows.iter().map(|p| Fact::Shows(fill(p))).collect();
         facts.extend(self.lacks.iter().map(|p| Fact::Lacks(fill(p))));
+        facts.extend(self.title_shows.iter().map(|p| Fact::TitleShows(fill(p))));
         facts.extend(self.title_lacks.iter().map(|p| Fact::TitleLacks(fill(p))));
         if self.cursor_shown {
             facts.push(Fact::CursorShown);

@@ -43,6 +43,7 @@ fn fact(f: &Fact) -> String {
         // The number of the first row that matches; 0 is false.
         Fact::Shows(p) => format!("#{{C/r:{}}}", escape(p)),
         Fact::Lacks(p) => format!("#{{==:#{{C/r:{}}},0}}", escape(p)),
+        Fact::TitleShows(p) => format!("#{{m/r:{},#{{pane_title}}}}", escape(p)),
         Fact::TitleLacks(p) => format!("#{{==:#{{m/r:{},#{{pane_title}}}},0}}", escape(p)),
         Fact::CursorShown => is("cursor_flag", "1"),
         Fact::Unattached => is("session_attached", "0"),

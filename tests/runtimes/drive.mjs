@@ -119,6 +119,12 @@ function session() {
   return JSON.parse(fs.readFileSync(path.join(root, 'state/peers', identity, 'session.json'), 'utf8'))
 }
 
+// Nobody may have reaped it yet: a zombie has ended.
+function running(pid) {
+  const stat = fs.existsSync(`/proc/${pid}/stat`) ? fs.readFileSync(`/proc/${pid}/stat`, 'utf8') : ''
+  return stat !== '' && !/\) [ZX] /.test(stat)
+}
+
 function tmux(...args) {
   return execFileSync('tmux', ['-u', '-S', session().socket, ...args], { encoding: 'utf8' })
 }
@@ -301,7 +307,7 @@ async function main() {
   await check('stop leaves nothing behind', async () => {
     const before = session()
     ok(run('stop', 'boris'))
-    for (const pid of [before.keeper.pid, before.server.pid]) if (fs.existsSync(`/proc/${pid}`)) throw new Error(`process ${pid} is left`)
+    for (const pid of [before.keeper.pid, before.server.pid]) if (running(pid)) throw new Error(`process ${pid} is left`)
     const left = spawnSync('ps', ['-eo', 'args'], { encoding: 'utf8' }).stdout.split('\n').filter((l) => l.includes('/bin/' + runtime) && !l.includes('drive.mjs'))
     if (left.length) throw new Error(`left: ${left[0]}`)
   })
