@@ -14,6 +14,7 @@ mod delivery;
 mod directions;
 mod disk;
 mod docs;
+mod golden;
 mod harness;
 mod mail;
 mod recovery;
