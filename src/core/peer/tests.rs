@@ -13,6 +13,9 @@ use crate::core::screen::{Class, Composer};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
+#[path = "sim.rs"]
+mod sim;
+
 fn definition() -> Arc<Definition> {
     let text = include_str!("../../../peers/runtimes/echo.yaml");
     Arc::new(serde_yaml::from_str(text).unwrap())
