@@ -111,8 +111,18 @@ impl Peer {
         }
     }
 
-    pub(super) fn keyed(&mut self, pressed: bool, now: Millis) {
+    pub(super) fn keyed(&mut self, pressed: bool, now: Millis, fx: &mut Vec<Effect>) {
         if let Some(up) = self.up_mut() {
+            if up.ready_at.is_some() {
+                // The interrupt of a turn, for urgent mail.
+                up.look_due = Some(now + QUIET_MS);
+                if pressed {
+                    fx.push(Effect::Order { verb: "interrupt", by: "urgent-mail".into() });
+                } else {
+                    up.interrupt_from = Some(now + URGENT_GAP_MS);
+                }
+                return;
+            }
             if let (true, Some((_, frame))) = (pressed, up.dialog.as_mut()) {
                 *frame += 1;
             }

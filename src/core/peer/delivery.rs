@@ -43,20 +43,24 @@ impl Peer {
         self.act(Doing::Claim, Effect::Claim { inc, entry }, fx);
     }
 
-    /// Whether urgent mail waits for a turn that the definition knows how to interrupt.
-    pub(super) fn may_interrupt(&self, now: Millis) -> bool {
+    /// When urgent mail may interrupt the turn that runs, if the definition knows how.
+    pub(super) fn interrupt_due(&self, now: Millis) -> Option<Millis> {
+        let up = self.up().filter(|up| matches!(up.turn, Turn::Working { .. }) && up.ready_at.is_some() && up.end.is_none())?;
         let urgent = self.deliverable(now).is_some_and(|at| self.queue[at].key.urgent);
-        let turn = self.up().is_some_and(|up| matches!(up.turn, Turn::Working { .. }) && !up.interrupted && up.ready_at.is_some());
-        urgent && turn && self.definition.control.urgent.is_some() && matches!(self.hold, None | Some(Hold::Busy))
+        let able = self.definition.control.urgent.is_some() && matches!(self.hold, None | Some(Hold::Busy));
+        up.interrupt_from.filter(|_| urgent && able)
+    }
+
+    pub(super) fn may_interrupt(&self, now: Millis) -> bool {
+        self.interrupt_due(now).is_some_and(|at| at <= now)
     }
 
     /// Presses the interrupt key, once in a turn, while the screen shows that the turn runs.
     fn interrupt(&mut self, inc: Incarnation, fx: &mut Vec<Effect>) {
         let Some(frame) = self.definition.control.urgent.clone() else { return };
         if let Some(up) = self.up_mut() {
-            up.interrupted = true;
+            up.interrupt_from = None;
         }
-        fx.push(Effect::Order { verb: "interrupt", by: "urgent-mail".into() });
         self.act(Doing::Key, Effect::Key { inc, frame }, fx);
     }
 
@@ -440,7 +444,7 @@ impl Peer {
     }
 
     /// Evidence for the message in flight ends it, whatever stage we believed it to be in.
-    pub(super) fn on_evidence(&mut self, ids: &[MessageId], by: Evidence, fx: &mut Vec<Effect>) {
+    pub(super) fn on_evidence(&mut self, ids: &[MessageId], by: Evidence, now: Millis, fx: &mut Vec<Effect>) {
         let Some(flight) = &self.flight else { return };
         if !ids.contains(flight.id()) {
             return;
@@ -459,6 +463,7 @@ impl Peer {
         if let (false, Some(up)) = (over, self.up_mut()) {
             up.ready_since = None;
             up.turn = Turn::Working { message: Some(id) };
+            up.interrupt_from = Some(now + URGENT_AFTER_MS);
         }
     }
 

@@ -64,6 +64,10 @@ pub const SAME_BREATH_MS: Millis = 1_000;
 pub const TAKEN_CEILING_MS: Millis = 10_000;
 /// Least time between the paste of a raw text and its submit key.
 pub const RAW_SETTLE_MS: Millis = 150;
+/// A turn that has just begun is not interrupted: some programs then put its text back into the composer.
+pub const URGENT_AFTER_MS: Millis = 2_000;
+/// Between two tries of an interrupt whose facts were not on the screen.
+pub const URGENT_GAP_MS: Millis = 1_000;
 /// A person who types is given this long before the next look.
 pub const TYPING_MS: Millis = 2_000;
 /// Pause after a terminal call that failed or timed out.
@@ -233,8 +237,8 @@ pub struct Up {
     /// Since when a draft has stood in the way of mail, and whether the operator was told.
     pub draft_since: Option<Millis>,
     pub draft_told: bool,
-    /// Urgent mail has pressed the interrupt key in this turn.
-    pub interrupted: bool,
+    /// When urgent mail may press the interrupt key; `None`: it has, in this turn.
+    pub interrupt_from: Option<Millis>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

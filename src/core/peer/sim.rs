@@ -125,7 +125,9 @@ impl Sim {
                 self.world.event(Event::Accepted(entry(number(n))));
             }
             ["pass", time] => self.world.pass(duration(time)),
-            ["settle", n] => (0..number(n)).for_each(|_| drop(self.world.settle_one())),
+            ["settle", n] => (0..number(n)).for_each(|_| {
+                self.world.settle_one();
+            }),
             ["evidence"] => self.world.evidence(),
             ["turn-end"] => self.world.turn_end(),
             ["swallow", n] => self.world.swallow = number(n) as u32,
@@ -207,8 +209,8 @@ fn every_script_ends_as_it_says() {
             }
             let step = std::panic::AssertUnwindSafe(|| sim.line(&words));
             if let Err(panic) = std::panic::catch_unwind(step) {
-                eprintln!("{}:{}: {line}\n{:?}", script.display(), at + 1, sim.world.peer);
-                std::panic::resume_unwind(panic);
+                let why = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+                panic!("{}:{}: {line}: {why}\n{:?}", script.display(), at + 1, sim.world.peer);
             }
         }
     }

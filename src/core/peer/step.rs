@@ -54,7 +54,10 @@ impl Peer {
             Session::None if self.wants_session(now) => Some(self.not_before),
             Session::Up(_) if self.flight.is_some() => self.flight_due(),
             Session::Up(up) if up.ready_at.is_none() => up.look_due,
-            Session::Up(up) if self.deliverable(now).is_some() => up.look_due.or(Some(now)),
+            Session::Up(up) if self.deliverable(now).is_some() => {
+                let look = up.look_due.unwrap_or(now);
+                Some(self.interrupt_due(now).map_or(look, |at| at.min(look)))
+            }
             _ => None,
         };
         [due.map(|d| d.max(now)), mail.map(|d| d.max(now))].into_iter().flatten().min()
@@ -148,7 +151,7 @@ impl Peer {
             Event::Drain => self.draining = true,
             Event::Tick => {}
             Event::Hook { inc, fact } if self.is_current(inc) => self.hook(fact, now, fx),
-            Event::TranscriptShows { inc, ids } if self.is_current(inc) => self.on_evidence(&ids, Evidence::Transcript, fx),
+            Event::TranscriptShows { inc, ids } if self.is_current(inc) => self.on_evidence(&ids, Evidence::Transcript, now, fx),
             Event::TranscriptTurnEnd { inc } if self.is_current(inc) => self.turn_ended(now, fx),
             Event::Output { inc } if self.is_current(inc) => self.output(now),
             Event::Died { inc, cause } => self.died(inc, cause, now, fx),
@@ -169,7 +172,7 @@ impl Peer {
             Event::Keyed { inc, pressed } => {
                 self.finished(Doing::Key);
                 if self.is_current(inc) {
-                    self.keyed(pressed, now);
+                    self.keyed(pressed, now, fx);
                 }
             }
             Event::Claimed { id, result } => {
@@ -488,7 +491,7 @@ impl Up {
             end: None,
             draft_since: None,
             draft_told: false,
-            interrupted: false,
+            interrupt_from: None,
         }
     }
 }

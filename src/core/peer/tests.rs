@@ -824,7 +824,7 @@ fn urgent_mail_interrupts_a_running_turn_once_and_never_a_dialog() {
     assert_eq!((w.turns.len(), w.keys_in_dialog), (1, 0), "normal mail waits");
     w.event(Event::Accepted(letter(3, 0, w.now)));
     w.pass(5_000);
-    assert_eq!(w.keys_in_dialog, 1);
+    assert_eq!(w.keys_in_dialog, 1, "once the turn has run for a while");
     assert_eq!(w.turns.last().unwrap().0, id(3), "the urgent one goes first");
     w.evidence();
     w.class = Class::Dialog("question".into());

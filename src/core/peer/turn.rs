@@ -27,11 +27,12 @@ impl Peer {
             }
             HookFact::PromptSubmitted { ids } => {
                 let ours = self.flight.as_ref().is_some_and(|f| ids.contains(f.id()));
-                self.on_evidence(&ids, Evidence::Hook, fx);
+                self.on_evidence(&ids, Evidence::Hook, now, fx);
                 if let (false, Some(up)) = (ours, self.up_mut()) {
                     if !matches!(up.turn, Turn::Working { .. }) {
                         up.ready_since = None;
                         up.turn = Turn::Working { message: ids.into_iter().next() };
+                        up.interrupt_from = Some(now + URGENT_AFTER_MS);
                     }
                 }
             }
@@ -54,7 +55,6 @@ impl Peer {
         }
         if let Some(up) = self.up_mut() {
             up.turn = Turn::Idle;
-            up.interrupted = false;
             up.look_due = Some(now);
         }
     }
