@@ -135,6 +135,9 @@ fn recipients(host: &Arc<Host>, from: &Party, request: &SendRequest) -> Result<V
     let mut targets: Vec<Target> = Vec::new();
     for address in request.to.names() {
         let group = host.settings.groups.get(address);
+        if group.is_some() && router::resolve(host, address).is_ok() {
+            return Err(Fault::new(Code::PeerAmbiguous, format!("{address} is a group and a peer")).hint("name the identity, or rename the group in config.yaml"));
+        }
         let members: Vec<&str> = group.map_or_else(|| vec![address], |g| g.iter().map(String::as_str).collect());
         for member in members {
             let handle = if member == OPERATOR { None } else { Some(router::resolve(host, member)?) };

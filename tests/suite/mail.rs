@@ -42,6 +42,8 @@ fn a_member_of_a_group_does_not_write_to_itself() {
     assert_eq!(host.turns("a").len(), 0);
     let refused = host.run(&["send", "a", "x", "--from", "a", "--json"]);
     assert_eq!(refused.json()["error"]["code"], "self_send");
+    host.run(&["create", "crew", "--runtime", "echo"]).ok();
+    assert_eq!(host.run(&["send", "crew", "x", "--json"]).json()["error"]["code"], "peer_ambiguous");
 }
 
 #[test]
