@@ -30,6 +30,7 @@ pub struct Settings {
     pub delivery_log_keep: u32,
     /// Terminal size of a session while nobody is attached.
     pub window: Window,
+    pub tmux: Tmux,
     pub limits: Limits,
     /// Seconds after which the operator is told, once, that a draft holds mail.
     pub draft_notice_secs: u64,
@@ -44,6 +45,36 @@ pub struct Settings {
 pub struct Window {
     pub columns: u16,
     pub rows: u16,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tmux {
+    /// How command lists reach tmux (`IAPEER_TMUX_DRIVER`).
+    pub driver: DriverChoice,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverChoice {
+    /// Direct where the installed tmux passes the self-test, else a process per list.
+    #[default]
+    Auto,
+    /// A process per list.
+    Spawn,
+    /// On the server's socket; a tmux that fails the self-test refuses the start.
+    Direct,
+}
+
+impl DriverChoice {
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "auto" => DriverChoice::Auto,
+            "spawn" => DriverChoice::Spawn,
+            "direct" => DriverChoice::Direct,
+            _ => return None,
+        })
+    }
 }
 
 impl Default for Window {
@@ -66,6 +97,7 @@ impl Default for Settings {
             delivery_log_max_bytes: 5 * 1024 * 1024,
             delivery_log_keep: 5,
             window: Window::default(),
+            tmux: Tmux::default(),
             limits: Limits::default(),
             draft_notice_secs: 120,
             groups: BTreeMap::new(),

@@ -103,7 +103,9 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<V
         messages.push(compose(host, &from, &targets[*place], id.clone(), &request, body.clone(), attachments));
     }
     let reserved: Vec<&MessageId> = fresh.iter().map(|(_, id)| id).filter(|id| host.ledger.reserve(id.as_str())).collect();
-    if reserved.len() < fresh.len() {
+    // What was not known a moment ago may have been accepted since, on another connection.
+    let known = fresh.iter().any(|(_, id)| host.ledger.place(id).is_some());
+    if known || reserved.len() < fresh.len() {
         // The same request is being accepted on another connection at this moment: its answer is ours.
         reserved.iter().for_each(|id| host.ledger.unreserve(id.as_str()));
         return twin(host, who, request, &fresh).await;
@@ -136,7 +138,9 @@ fn recipients(host: &Arc<Host>, from: &Party, request: &SendRequest) -> Result<V
     for address in request.to.names() {
         let group = host.settings.groups.get(address);
         if group.is_some() && router::resolve(host, address).is_ok() {
-            return Err(Fault::new(Code::PeerAmbiguous, format!("{address} is a group and a peer")).hint("name the identity, or rename the group in config.yaml"));
+            return Err(
+                Fault::new(Code::PeerAmbiguous, format!("{address} is a group and a peer")).hint("name the identity, or rename the group in config.yaml")
+            );
         }
         let members: Vec<&str> = group.map_or_else(|| vec![address], |g| g.iter().map(String::as_str).collect());
         for member in members {

@@ -331,9 +331,9 @@ impl Actor {
             .store
             .post("session", move |store| {
                 let disk = store.disk.clone();
-                let state = PeerState::open(&*disk, dir)?;
+                let state = PeerState::open(&*disk, dir.clone())?;
                 state.write_session(&record)?;
-                resumable.map_or(Ok(()), |r| state.write_resumable(&r))
+                resumable.as_ref().map_or(Ok(()), |r| state.write_resumable(r))
             })
             .await;
     }

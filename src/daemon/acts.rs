@@ -144,7 +144,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             let ending = Ending { state, evidence, reason, at: host.now_text(), attempt, incarnation: inc };
             host.store
                 .post("finish", move |store| {
-                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity.clone()))?;
                     mailbox.finish(&*disk, &entry.key, &ending)
                 })
                 .await;
@@ -157,7 +157,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             );
             host.store
                 .post("quarantine", move |store| {
-                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity.clone()))?;
                     mailbox.put_aside(&*disk, &entry.key)
                 })
                 .await;
@@ -166,25 +166,25 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             actor.message = None;
             host.store
                 .post("release", move |store| {
-                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity))?;
+                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity.clone()))?;
                     mailbox.release(&*disk, &entry.key, how)
                 })
                 .await;
         }
         Effect::SetMarkers(markers) => {
             let (dir, now) = (host.root.peer_state(&identity), host.now_text());
-            host.store.post("markers", move |store| PeerState::open(&*store.disk.clone(), dir)?.set_markers(&markers, &now)).await;
+            host.store.post("markers", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.set_markers(&markers, &now)).await;
         }
         Effect::SaveDeaths(deaths) => {
             let (dir, boot) = (host.root.peer_state(&identity), host.boot_id.clone());
-            host.store.post("deaths", move |store| PeerState::open(&*store.disk.clone(), dir)?.write_deaths(&boot, &deaths)).await;
+            host.store.post("deaths", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.write_deaths(&boot, &deaths)).await;
         }
         Effect::MarkReady { inc, seed_due } => {
             let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
             live.record.ready = true;
             live.record.seed_due = seed_due;
             let (dir, record) = (host.root.peer_state(&identity), live.record.clone());
-            host.store.post("session", move |store| PeerState::open(&*store.disk.clone(), dir)?.write_session(&record)).await;
+            host.store.post("session", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.write_session(&record)).await;
         }
         told => tell(actor, &host, told).await,
     }
@@ -412,7 +412,7 @@ fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
             tracing::warn!(identity = %record.identity, %error, "a tmux server does not end");
         }
         host.forget_keeper(&record.keeper);
-        host.store.post("session end", move |store| PeerState::open(&*store.disk.clone(), dir)?.clear_session()).await;
+        host.store.post("session end", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.clear_session()).await;
         Event::Collected { inc }.into()
     });
 }

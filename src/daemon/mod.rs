@@ -33,7 +33,7 @@ use crate::store::disk::OsDisk;
 use crate::store::layout::Root;
 use crate::sys::clock::HostClock;
 use crate::sys::process;
-use crate::tmux::driver::SpawnDriver;
+use crate::tmux::driver::Driver;
 use crate::tmux::watch::FileWatch;
 use host::{Host, Parts};
 use logs::Line;
@@ -61,7 +61,8 @@ pub async fn run(root: Root) -> Result<(), Fault> {
         .map_err(|e| invalid(e.to_string()).hint("nothing was started; correct the setting and start again"))?;
     let _lock = single_instance(&root).await?;
     let path = std::env::var("PATH").unwrap_or_default();
-    let (driver, tmux_version) = SpawnDriver::find(root.run(), path).map_err(|e| tmux_fault(&e))?;
+    let (driver, tmux_version) = Driver::find(root.run(), path, settings.tmux.driver).await.map_err(|e| tmux_fault(&e))?;
+    let driver_name = driver.name();
     let internal = |what: &str, e: std::io::Error| Fault::new(Code::Internal, format!("{what}: {e}"));
     let disk = disk().map_err(invalid)?;
     let (store, _thread) = store_thread::StoreHandle::start(disk.clone(), root.clone()).map_err(|e| internal("the store thread", e))?;
@@ -91,6 +92,7 @@ pub async fn run(root: Root) -> Result<(), Fault> {
             .with("version", env!("CARGO_PKG_VERSION"))
             .with("pid", std::process::id())
             .with("tmux", &host.tmux_version)
+            .with("driver", driver_name)
             .with("peers", host.handles().len()),
     );
     let keeping = tokio::spawn(upkeep::run(host.clone(), shutdown.clone()));
@@ -131,6 +133,7 @@ pub fn tmux_fault(error: &TerminalError) -> Fault {
     let hint = match error {
         TerminalError::Missing => "install tmux, 3.2 or newer (Debian: apt-get install tmux; macOS: brew install tmux)",
         TerminalError::TooOld { .. } => "install a newer tmux, or put one earlier in PATH",
+        TerminalError::SelfTest(_) => "set tmux.driver to auto or spawn (config.yaml, IAPEER_TMUX_DRIVER); nothing was started",
         _ => "",
     };
     Fault::new(Code::Invalid, error.to_string()).hint(hint)

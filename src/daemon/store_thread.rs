@@ -1,7 +1,8 @@
 //! The single writer of mailboxes and state files: one thread, jobs in order.
 //!
 //! Because the order is kept, an effect that is posted without waiting (an acknowledgement, a marker) is
-//! on disk before anything that was asked for after it. Messages that come in at the same time are kept
+//! on disk before anything that was asked for after it; one that the disk refused is tried again, before
+//! any that was posted later. Messages that come in at the same time are kept
 //! together and share their syncs.
 
 use crate::core::message::Message;
@@ -9,9 +10,10 @@ use crate::core::names::Party;
 use crate::ports::disk::Disk;
 use crate::store::layout::Root;
 use crate::store::mailbox::{Mailbox, Placed, keep};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Jobs that may wait; a sender beyond that waits with its job.
@@ -19,10 +21,29 @@ const BACKLOG: usize = 1024;
 /// Requests that are kept together, at most.
 const TOGETHER: usize = 64;
 
+/// Between two tries of what the disk refused.
+const AGAIN: Duration = Duration::from_millis(250);
+/// After so many tries (some five minutes) what was posted later may go.
+const TRIES: u32 = 1200;
+
+/// Whether an error speaks of the disk, not of the thing that was to be done.
+fn may_pass(error: &io::Error) -> bool {
+    let kind = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::ReadOnlyFilesystem);
+    kind || matches!(error.raw_os_error(), Some(nix::libc::EIO | nix::libc::EMFILE | nix::libc::ENFILE | nix::libc::ENOMEM))
+}
+
 enum Job {
     Do(Box<dyn FnOnce(&mut Store) + Send>),
+    /// Done until it succeeds; nobody waits for it.
+    Post(Posted),
     /// Messages of one request: all are kept, or none.
     Keep(Vec<Message>, Kept),
+}
+
+struct Posted {
+    what: &'static str,
+    tries: u32,
+    job: Box<dyn FnMut(&mut Store) -> io::Result<()> + Send>,
 }
 
 type Kept = oneshot::Sender<io::Result<Vec<Message>>>;
@@ -32,11 +53,36 @@ pub struct Store {
     pub disk: Arc<dyn Disk>,
     pub root: Root,
     mailboxes: HashMap<Party, Mailbox>,
+    /// What was posted and refused by the disk, in order.
+    refused: VecDeque<Posted>,
 }
 
 impl Store {
     pub fn new(disk: Arc<dyn Disk>, root: Root) -> Self {
-        Store { disk, root, mailboxes: HashMap::new() }
+        Store { disk, root, mailboxes: HashMap::new(), refused: VecDeque::new() }
+    }
+
+    fn post(&mut self, posted: Posted) {
+        self.refused.push_back(posted);
+        self.settle();
+    }
+
+    /// Does what was posted, in order, until the disk refuses.
+    fn settle(&mut self) {
+        while let Some(mut posted) = self.refused.pop_front() {
+            match (posted.job)(self) {
+                Ok(()) => {}
+                Err(error) if may_pass(&error) && posted.tries < TRIES => {
+                    if posted.tries == 0 {
+                        tracing::error!(%error, what = posted.what, "the store could not be written; it is tried again");
+                    }
+                    posted.tries += 1;
+                    self.refused.push_front(posted);
+                    return;
+                }
+                Err(error) => tracing::error!(%error, what = posted.what, "the store could not be written"),
+            }
+        }
     }
 
     /// The mailbox of a party, opened on first use.
@@ -92,6 +138,21 @@ impl Store {
     }
 }
 
+/// The next job; while the disk refuses something, that is tried again in between.
+fn next_job(inbox: &mut mpsc::Receiver<Job>, store: &mut Store) -> Option<Job> {
+    while !store.refused.is_empty() {
+        match inbox.try_recv() {
+            Ok(job) => return Some(job),
+            Err(mpsc::error::TryRecvError::Disconnected) => return None,
+            Err(mpsc::error::TryRecvError::Empty) => {
+                std::thread::sleep(AGAIN);
+                store.settle();
+            }
+        }
+    }
+    inbox.blocking_recv()
+}
+
 #[derive(Clone)]
 pub struct StoreHandle {
     jobs: mpsc::Sender<Job>,
@@ -102,19 +163,17 @@ impl StoreHandle {
         let (jobs, mut inbox) = mpsc::channel::<Job>(BACKLOG);
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
             let mut store = Store::new(disk, root);
-            let mut next = inbox.blocking_recv();
-            while let Some(job) = next {
+            while let Some(first) = next_job(&mut inbox, &mut store) {
                 let mut requests = Vec::new();
                 let mut after = None;
-                match job {
-                    Job::Do(job) => after = Some(job),
-                    Job::Keep(messages, done) => requests.push((messages, done)),
-                }
-                while after.is_none() && requests.len() < TOGETHER {
-                    match inbox.try_recv() {
-                        Ok(Job::Keep(messages, done)) => requests.push((messages, done)),
-                        Ok(Job::Do(job)) => after = Some(job),
-                        Err(_) => break,
+                let mut job = Some(first);
+                while let Some(next) = job.take() {
+                    match next {
+                        Job::Keep(messages, done) => {
+                            requests.push((messages, done));
+                            job = if requests.len() < TOGETHER { inbox.try_recv().ok() } else { None };
+                        }
+                        other => after = Some(other),
                     }
                 }
                 // One bad job must not end the only writer.
@@ -122,14 +181,18 @@ impl StoreHandle {
                     if !requests.is_empty() {
                         store.keep_together(requests);
                     }
-                    if let Some(job) = after {
-                        job(&mut store);
+                    match after {
+                        Some(Job::Do(job)) => {
+                            store.settle();
+                            job(&mut store);
+                        }
+                        Some(Job::Post(posted)) => store.post(posted),
+                        _ => {}
                     }
                 });
                 if std::panic::catch_unwind(work).is_err() {
                     tracing::error!("a store job panicked");
                 }
-                next = inbox.blocking_recv();
             }
         })?;
         Ok((StoreHandle { jobs }, thread))
@@ -154,15 +217,47 @@ impl StoreHandle {
         result.await.map_err(|_| io::Error::other("the store dropped the job"))?
     }
 
-    /// Runs a job after all that were asked for before; a failure is logged.
-    pub async fn post(&self, what: &'static str, job: impl FnOnce(&mut Store) -> io::Result<()> + Send + 'static) {
-        let boxed = Job::Do(Box::new(move |store| {
-            if let Err(error) = job(store) {
-                tracing::error!(%error, what, "the store could not be written");
-            }
-        }));
-        if self.jobs.send(boxed).await.is_err() {
+    /// Runs a job after all that were asked for before; one that the disk refuses is tried again until it
+    /// succeeds, so repeating it must do no harm.
+    pub async fn post(&self, what: &'static str, job: impl FnMut(&mut Store) -> io::Result<()> + Send + 'static) {
+        if self.jobs.send(Job::Post(Posted { what, tries: 0, job: Box::new(job) })).await.is_err() {
             tracing::error!(what, "the store has ended");
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "tests write the files they read")]
+mod tests {
+    use super::*;
+    use crate::store::disk::OsDisk;
+    use std::sync::Mutex;
+
+    #[tokio::test]
+    async fn what_the_disk_refuses_is_done_later_and_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _thread) = StoreHandle::start(Arc::new(OsDisk), Root::at(dir.path())).unwrap();
+        let done: Arc<Mutex<Vec<u32>>> = Arc::default();
+        let full = |left: u32, n: u32| {
+            let (done, mut left) = (done.clone(), left);
+            move |_: &mut Store| {
+                left = left.saturating_sub(1);
+                if left > 0 {
+                    return Err(io::Error::from_raw_os_error(nix::libc::ENOSPC));
+                }
+                done.lock().unwrap().push(n);
+                Ok(())
+            }
+        };
+        store.post("first", full(3, 1)).await;
+        store.post("second", full(0, 2)).await;
+        // What is impossible stands in nobody's way.
+        store.post("impossible", |_| Err(io::ErrorKind::NotFound.into())).await;
+        store.post("third", full(0, 3)).await;
+        while done.lock().unwrap().len() < 3 {
+            store.run(|_| Ok(())).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(*done.lock().unwrap(), [1, 2, 3]);
     }
 }

@@ -88,6 +88,8 @@ pub enum TerminalError {
     Missing,
     #[error("tmux {found} is too old: {wanted} or newer is needed")]
     TooOld { found: String, wanted: &'static str },
+    #[error("tmux cannot be driven directly: {0}")]
+    SelfTest(String),
     #[error("no answer from tmux within {0} ms")]
     Deadline(u64),
     #[error("tmux: {0}")]

@@ -3,7 +3,7 @@
 use super::disk::read_own;
 use super::layout::Root;
 use super::yaml::{self, YamlError};
-use crate::core::settings::Settings;
+use crate::core::settings::{DriverChoice, Settings};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -13,7 +13,11 @@ pub enum ConfigError {
     Read { path: String, source: std::io::Error },
     #[error("{name}={value:?} is not a whole number; unset it or give one")]
     Override { name: &'static str, value: String },
+    #[error("{DRIVER}={0:?} is none of auto, spawn, direct; unset it or give one")]
+    Driver(String),
 }
+
+const DRIVER: &str = "IAPEER_TMUX_DRIVER";
 
 pub fn load(root: &Root, var: impl Fn(&str) -> Option<String>) -> Result<Settings, ConfigError> {
     let path = root.config();
@@ -49,6 +53,9 @@ pub fn load(root: &Root, var: impl Fn(&str) -> Option<String>) -> Result<Setting
         if let Some(n) = number(name)? {
             *slot = u32::try_from(n).map_err(|_| ConfigError::Override { name, value: n.to_string() })?;
         }
+    }
+    if let Some(word) = var(DRIVER).filter(|v| !v.is_empty()) {
+        s.tmux.driver = DriverChoice::parse(&word).ok_or(ConfigError::Driver(word))?;
     }
     Ok(settings)
 }

@@ -275,7 +275,7 @@ impl Mailbox {
     }
 
     pub fn release(&self, disk: &dyn Disk, key: &Key, how: Giveback) -> io::Result<()> {
-        if let Some(mut claim) = self.read_claim(disk, key) {
+        if let Some(mut claim) = self.read_claim(disk, key).filter(|c| !c.released) {
             match how {
                 Giveback::Untouched => claim.attempt = claim.attempt.saturating_sub(1),
                 Giveback::Redeliver { deaths } => claim.deaths = deaths,
@@ -283,7 +283,12 @@ impl Mailbox {
             claim.released = true;
             self.write_claim(disk, key, &claim)?;
         }
-        disk.rename(&self.dir.join("cur").join(key.file_name()), &self.dir.join("new").join(key.file_name()))
+        let name = key.file_name();
+        match disk.rename(&self.dir.join("cur").join(&name), &self.dir.join("new").join(&name)) {
+            // Moved by an earlier try.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.lies_in(disk, "new", &name) => Ok(()),
+            moved => moved,
+        }
     }
 
     /// Moves a record to where it ended, from wherever it waits.

@@ -218,8 +218,14 @@ pub fn unmark(pane: &PaneRef, id: &MessageId) -> List {
     guarded(List::default(), pane, &condition, &yes, "display-message -p ''")
 }
 
-pub fn server_pid() -> List {
-    List::default().then(DisplayMessage::new().print().message("#{pid}").build())
+/// For the self-test: prints a text.
+pub fn say(text: &str) -> List {
+    List::default().then(DisplayMessage::new().print().message(text).build())
+}
+
+/// For the self-test: what no tmux knows.
+pub fn unknown() -> List {
+    List::default().then_words(["iapeer-unknown"])
 }
 
 pub fn kill_server() -> List {

@@ -89,6 +89,8 @@ pub fn program() -> &'static str {
 pub struct Host {
     pub dir: tempfile::TempDir,
     daemon: Option<Child>,
+    /// How its daemon reaches tmux; without one, as it does by itself.
+    pub driver: Option<crate::Driver>,
 }
 
 impl Host {
@@ -96,7 +98,7 @@ impl Host {
     pub fn new(place: &Path) -> Host {
         let dir = tempfile::Builder::new().prefix("iapb").permissions(std::fs::Permissions::from_mode(0o700)).tempdir_in(place).unwrap();
         clean_up_later(Remains::Host(dir.path().into()));
-        let host = Host { dir, daemon: None };
+        let host = Host { dir, daemon: None, driver: None };
         std::fs::create_dir(host.dir.path().join("home")).unwrap();
         for folder in [host.root(), host.root().join("runtimes")] {
             std::fs::create_dir(&folder).unwrap();
@@ -118,6 +120,7 @@ impl Host {
             .env("PATH", std::env::var("PATH").unwrap_or_default())
             .env("HOME", self.dir.path().join("home"))
             .env("IAPEER_ROOT", self.root())
+            .env("IAPEER_TMUX_DRIVER", self.driver.map_or("", crate::Driver::name))
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
         command

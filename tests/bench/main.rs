@@ -29,21 +29,43 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const HELP: &str = "\
-usage: bench [--quick | --full] [--only ROWS] [--peers N] [--json FILE] [--patience S] [--dir DIR]
+usage: bench [--quick | --full] [--only ROWS] [--driver D] [--peers N] [--json FILE] [--patience S] [--dir DIR]
 
   --quick       fewer samples, 100 idle peers (default)
   --full        more samples, 100 peers under load, 500 idle peers, 10,000 waiting messages
   --only ROWS   of: delivery accept sustained wake idle restart commands size (comma-separated)
+  --driver D    of: spawn direct; the rows delivery and sustained run with this one (default: with both)
   --peers N     live peers of the rows idle and restart
   --json FILE   where the figures go (default: target/bench.json)
   --patience S  wait up to S seconds before each group of rows for a machine that is not busy (default: 0)
   --dir DIR     file system to measure on (default: the directory for temporary files)
 ";
 
+/// How a daemon of the bench reaches tmux, and what is wanted of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    Spawn,
+    Direct,
+}
+
+impl Driver {
+    fn parse(word: &str) -> Result<Driver, String> {
+        [Driver::Spawn, Driver::Direct].into_iter().find(|d| d.name() == word).ok_or_else(|| format!("--driver: {word} is neither spawn nor direct"))
+    }
+    pub fn name(self) -> &'static str {
+        self.pick("spawn", "direct")
+    }
+    pub fn pick<T>(self, spawn: T, direct: T) -> T {
+        if self == Driver::Spawn { spawn } else { direct }
+    }
+}
+
 /// What one run measures, and how long.
 pub struct Plan {
     pub full: bool,
     only: Vec<String>,
+    /// How the daemon drives tmux.
+    pub drivers: Vec<Driver>,
     pub idle_peers: usize,
     pub dir: PathBuf,
     json: PathBuf,
@@ -66,14 +88,22 @@ impl Plan {
 
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Plan, String> {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-        let mut plan =
-            Plan { full: false, only: Vec::new(), idle_peers: 0, dir: std::env::temp_dir(), json: target.join("bench.json"), patience: Duration::ZERO };
+        let mut plan = Plan {
+            full: false,
+            only: Vec::new(),
+            drivers: vec![Driver::Spawn, Driver::Direct],
+            idle_peers: 0,
+            dir: std::env::temp_dir(),
+            json: target.join("bench.json"),
+            patience: Duration::ZERO,
+        };
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value"));
             match arg.as_str() {
                 "--quick" => plan.full = false,
                 "--full" => plan.full = true,
                 "--only" => plan.only = value()?.split(',').map(String::from).collect(),
+                "--driver" => plan.drivers = vec![Driver::parse(&value()?)?],
                 "--peers" => plan.idle_peers = value()?.parse().map_err(|e| format!("--peers: {e}"))?,
                 "--json" => plan.json = value()?.into(),
                 "--patience" => plan.patience = Duration::from_secs(value()?.parse().map_err(|e| format!("--patience: {e}"))?),
@@ -114,23 +144,25 @@ fn main() {
 /// sessions.
 fn measure(plan: &Plan, report: &mut Report) {
     if plan.wants(&["delivery", "accept", "sustained", "commands"]) {
-        let peers = plan.pick(20, 100);
-        let mut bed = delivery::Bed::new(plan, if plan.wants(&["sustained"]) { peers } else { 1 });
+        let peers = if plan.wants(&["sustained"]) { plan.pick(20, 100) } else { 1 };
+        let mut beds: Vec<delivery::Bed> = plan.drivers.iter().map(|driver| delivery::Bed::new(plan, peers, *driver)).collect();
         if plan.wants(&["delivery"]) {
             plan.settle();
-            delivery::measure(plan, &mut bed, report);
+            delivery::measure(plan, &mut beds, report);
         }
-        if plan.wants(&["accept"]) {
-            plan.settle();
-            accept::measure(plan, &mut bed, report);
-        }
-        if plan.wants(&["commands"]) {
-            plan.settle();
-            commands::measure(plan, &bed, report);
+        if let Some(bed) = beds.last_mut() {
+            if plan.wants(&["accept"]) {
+                plan.settle();
+                accept::measure(plan, bed, report);
+            }
+            if plan.wants(&["commands"]) {
+                plan.settle();
+                commands::measure(plan, bed, report);
+            }
         }
         if plan.wants(&["sustained"]) {
             plan.settle();
-            sustained::measure(plan, &mut bed, report);
+            sustained::measure(plan, &mut beds, report);
         }
     }
     if plan.wants(&["wake", "idle", "restart"]) {

@@ -4,6 +4,7 @@ use crate::machine;
 use serde_json::{Value, json};
 use std::path::Path;
 
+#[derive(Clone)]
 pub struct Row {
     pub group: &'static str,
     pub what: String,

@@ -16,22 +16,26 @@ const BYTES: usize = 1024;
 /// Messages under way per peer.
 const WINDOW: usize = 16;
 
-pub fn measure(plan: &Plan, bed: &mut Bed, report: &mut Report) {
-    let all = bed.peers.clone();
+pub fn measure(plan: &Plan, beds: &mut [Bed], report: &mut Report) {
+    let all = beds[0].peers.clone();
     let counts = plan.pick([(1, 300), (all.len(), 1_000)], [(1, 3_000), (all.len(), 10_000)]);
     for (peers, messages) in counts {
         let peers = &all[..peers];
-        let ours = rate(&bed.arrivals, messages, || drive(bed, peers, messages));
-        let plain = baseline(bed, peers.len(), messages);
-        let ratio = ours / plain;
-        report.add(
-            Row::new("sustained", format!("{messages} messages of 1 KiB into {} peer{}", peers.len(), if peers.len() == 1 { "" } else { "s" }))
-                .value(format!("{ours:.0}/s"))
-                .baseline(format!("{plain:.0}/s"))
-                .ratio(ratio)
-                .at_least(ratio, 0.25, "≥ 0.25×")
-                .details(json!({ "per_second": ours, "baseline_per_second": plain, "window_per_peer": WINDOW })),
-        );
+        let plain = baseline(&beds[0], peers.len(), messages);
+        for bed in &*beds {
+            let ours = rate(&bed.arrivals, messages, || drive(bed, peers, messages));
+            let ratio = ours / plain;
+            let (driver, plural) = (bed.driver.name(), if peers.len() == 1 { "" } else { "s" });
+            let least = bed.driver.pick(0.25, 2.5);
+            report.add(
+                Row::new("sustained", format!("{driver}, {messages} messages of 1 KiB into {} peer{plural}", peers.len()))
+                    .value(format!("{ours:.0}/s"))
+                    .baseline(format!("{plain:.0}/s"))
+                    .ratio(ratio)
+                    .at_least(ratio, least, format!("≥ {least}×"))
+                    .details(json!({ "per_second": ours, "baseline_per_second": plain, "window_per_peer": WINDOW })),
+            );
+        }
     }
 }
 

@@ -19,7 +19,8 @@ pub fn with_high_limits() -> Host {
     let host = Host::new();
     std::fs::create_dir(host.root()).unwrap();
     std::fs::set_permissions(host.root(), std::fs::Permissions::from_mode(0o700)).unwrap();
-    std::fs::write(host.root().join("config.yaml"), "limits:\n  waiting_per_peer: 100000\n  waiting_per_sender: 100000\n  operator_per_second: 100000\n").unwrap();
+    std::fs::write(host.root().join("config.yaml"), "limits:\n  waiting_per_peer: 100000\n  waiting_per_sender: 100000\n  operator_per_second: 100000\n")
+        .unwrap();
     host
 }
 

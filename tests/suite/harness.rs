@@ -108,6 +108,8 @@ impl Host {
             .env("PATH", std::env::var("PATH").unwrap_or_default())
             .env("HOME", self.dir.path().join("home"))
             .env("IAPEER_ROOT", self.root())
+            // Empty is as unset.
+            .env("IAPEER_TMUX_DRIVER", std::env::var("IAPEER_TEST_DRIVER").unwrap_or_default())
             .env("RUST_BACKTRACE", "1")
             .envs(&self.env)
             .current_dir(self.dir.path());
