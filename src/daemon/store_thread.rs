@@ -138,6 +138,7 @@ impl Store {
     }
 }
 
+#[allow(clippy::disallowed_methods, reason = "there is no state to wait for: only the disk knows when it takes writes again")]
 /// The next job; while the disk refuses something, that is tried again in between.
 fn next_job(inbox: &mut mpsc::Receiver<Job>, store: &mut Store) -> Option<Job> {
     while !store.refused.is_empty() {
