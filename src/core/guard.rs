@@ -47,6 +47,11 @@ pub struct FactSet {
 }
 
 impl FactSet {
+    /// Whether it holds for one message only.
+    pub fn names_message(&self) -> bool {
+        self.shows.iter().any(|p| p.0.contains("{id}") || p.0.contains("{fence}"))
+    }
+
     pub fn facts(&self, id: &str, fence: &str) -> Vec<Fact> {
         let fill = |p: &Ere| p.0.replace("{id}", id).replace("{fence}", fence);
         let mut facts: Vec<Fact> = self.shows.iter().map(|p| Fact::Shows(fill(p))).collect();

@@ -4,7 +4,7 @@
 //! Matchers look at the bottom of the screen, because conversation text above may contain anything,
 //! this file included. What no rule recognises is [`Class::Unknown`], and nothing is typed into it.
 
-use super::guard::{Fact, Guard, quote_ere};
+use super::guard::{Ere, Fact, FactSet, Guard, quote_ere};
 use super::runtime::{Definition, ScreenClass, ScreenRule};
 
 /// One character with the one attribute that carries meaning.
@@ -141,6 +141,9 @@ pub struct Look {
     pub typing: bool,
     /// What the definition's paste guard wants absent, and what is absent now.
     pub absent: Vec<Fact>,
+    /// The rows as text, and the title.
+    pub rows: Vec<String>,
+    pub title: String,
     /// The marks in the pane's options: `<id>@<inc>` and `<id>@<inc>#<attempt>`.
     pub mark_pasted: String,
     pub mark_entered: String,
@@ -210,12 +213,29 @@ impl Look {
     /// Whether the composer holds the text of this message: nothing else may be submitted. A placeholder
     /// could also be a person's, so it counts only while nobody is attached.
     pub fn composer_holds(&self, definition: &Definition, id: &str, fence: &str) -> bool {
-        let Composer::Text(text) = &self.composer else { return false };
-        let fill = |p: &super::guard::Ere| super::guard::Ere(p.0.replace("{id}", id).replace("{fence}", fence));
+        let text = match &self.composer {
+            Composer::Text(text) => text,
+            Composer::Empty { .. } => return false,
+            // Its first row has scrolled out of sight: what the definition takes for a paste that names this
+            // message is as good.
+            Composer::Absent => return definition.input.taken.iter().any(|set| set.names_message() && self.shows(set, id, fence)),
+        };
+        let fill = |p: &Ere| Ere(p.0.replace("{id}", id).replace("{fence}", fence));
         let placeholder = || definition.input.taken.iter().flat_map(|g| &g.shows).any(|p| fill(p).matches(&self.composer_row));
         // In a narrow terminal the row of the id is wrapped; the fence is as much of this message alone.
         let named = text.contains(&format!("<iap id=\"{id}\"")) || text.contains(&format!("</iap:{fence}>"));
         named || (self.attached == 0 && placeholder())
+    }
+
+    /// Whether all facts of a definition hold on this screen.
+    fn shows(&self, set: &FactSet, id: &str, fence: &str) -> bool {
+        let fill = |p: &Ere| Ere(p.0.replace("{id}", id).replace("{fence}", fence));
+        let somewhere = |p: &Ere| self.rows.iter().any(|row| fill(p).matches(row));
+        set.shows.iter().all(somewhere)
+            && !set.lacks.iter().any(somewhere)
+            && set.title_shows.iter().all(|p| p.matches(&self.title))
+            && !set.title_lacks.iter().any(|p| p.matches(&self.title))
+            && (!set.cursor_shown || self.cursor_shown)
     }
 
     /// Binds an act to exactly this look: the cursor has not moved, the composer's row is the same, and

@@ -237,6 +237,8 @@ pub fn look_of(definition: &Definition, captured: &Captured, unix: i64) -> Look 
         input_off: captured.input_off,
         attached: captured.attached,
         typing: captured.attached > 0 && captured.client_activity.is_some_and(|at| unix - at < TYPING_SECS),
+        rows: (0..screen.rows.len()).map(|i| screen.row_text(i)).collect(),
+        title: captured.title.clone(),
         mark_pasted: captured.mark_pasted.clone(),
         mark_entered: captured.mark_entered.clone(),
     }
@@ -264,8 +266,7 @@ fn taken_guard(actor: &Actor, definition: &Definition, id: &MessageId) -> Guard 
     let late = flight.recovered || actor.host.clock.boot_ms().saturating_sub(pasted_at) > SAME_BREATH_MS;
     let group = |set: &FactSet| {
         let mut facts = set.facts(id.as_str(), &flight.entry.fence);
-        let names_message = set.shows.iter().any(|p| p.0.contains("{id}") || p.0.contains("{fence}"));
-        if late && !names_message {
+        if late && !set.names_message() {
             facts.push(Fact::Unattached);
         }
         facts

@@ -510,6 +510,8 @@ fn look(class: Class, composer: Composer, composer_row: String, cursor: (u16, u1
         in_mode: false,
         input_off: false,
         typing: false,
+        rows: Vec::new(),
+        title: String::new(),
         attached: 0,
         mark_pasted,
         mark_entered,

@@ -164,6 +164,8 @@ impl World {
             input_off: false,
             attached: 0,
             typing: self.typing,
+            rows: Vec::new(),
+            title: String::new(),
             mark_pasted: self.marks.0.clone(),
             mark_entered: self.marks.1.clone(),
         }
