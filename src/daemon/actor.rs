@@ -67,6 +67,8 @@ pub struct Snapshot {
     /// Where the live session is.
     pub session: Option<(PathBuf, String)>,
     pub last_failure: Option<String>,
+    /// Sessions that this daemon has seen die.
+    pub deaths: u64,
     /// Nothing is being done right now.
     pub at_rest: bool,
 }
@@ -138,6 +140,7 @@ pub struct Actor {
     pub(super) inbox: mpsc::WeakSender<Inbox>,
     publish: watch::Sender<Snapshot>,
     last_failure: Option<String>,
+    deaths: u64,
     turn_sender: Option<(MessageId, Party)>,
     /// The message of the running turn, or of the last one while nobody has told how it ended.
     last_turn: Option<MessageId>,
@@ -159,6 +162,7 @@ impl Actor {
             inbox,
             publish,
             last_failure: None,
+            deaths: 0,
             turn_sender: None,
             last_turn: None,
         }
@@ -413,6 +417,11 @@ impl Actor {
         self.host.delivery(line);
     }
 
+    pub(super) fn died(&mut self, cause: &str) {
+        self.deaths += 1;
+        self.last_failure = Some(format!("the agent ended ({cause})"));
+    }
+
     pub(super) fn failed(&mut self, detail: String) {
         self.last_failure = Some(detail);
     }
@@ -457,6 +466,7 @@ impl Actor {
             turn_message: self.turn_sender.clone(),
             session: self.live.as_ref().map(|l| (l.pane.socket.clone(), l.pane.pane.clone())),
             last_failure: self.last_failure.clone(),
+            deaths: self.deaths,
             at_rest: peer.doing.is_none(),
         };
         self.publish.send_if_modified(|old| {

@@ -202,7 +202,8 @@ async fn tell(actor: &mut Actor, host: &Arc<Host>, effect: Effect) {
             actor.failed(detail);
         }
         Effect::Died { inc, cause, age_ms, claimed } => {
-            host.lifecycle(line("death").with("inc", inc).with("cause", cause).with("age", format!("{}s", age_ms / 1000)).maybe("claimed", claimed));
+            host.lifecycle(line("death").with("inc", inc).with("cause", &cause).with("age", format!("{}s", age_ms / 1000)).maybe("claimed", claimed));
+            actor.died(&cause);
         }
         Effect::Adopted { inc } => host.lifecycle(line("adopted").with("inc", inc)),
         Effect::Order { verb, by } => host.lifecycle(line(verb).with("by", by)),

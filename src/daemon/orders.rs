@@ -46,7 +46,8 @@ pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh:
     }
     let woke = before.is_none() || fresh;
     let up = |s: &Snapshot| s.session.is_some() && (!woke || s.incarnation != before) && (s.ready || s.reason.is_some());
-    let failed = |s: &Snapshot| s.session.is_none() && s.at_rest && s.state == "held";
+    // It came up and ended at once, or could not be started at all.
+    let failed = |s: &Snapshot| s.session.is_none() && s.at_rest && (s.state == "held" || s.deaths > snapshot.deaths);
     let seen = handle.wait_until(PATIENCE, |s| up(s) || (woke && failed(s))).await.unwrap_or_else(|| handle.snapshot());
     match (seen.session, seen.incarnation) {
         (Some((socket, pane)), Some(incarnation)) => {
@@ -55,7 +56,7 @@ pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh:
         _ => {
             let why = seen.last_failure.or(seen.reason).unwrap_or_else(|| "it did not come up in time".into());
             Err(Fault::new(Code::WakeFailed, format!("{} could not be started: {why}", handle.identity))
-                .hint(format!("`iapeer logs {}` shows what happened", handle.identity)))
+                .hint(format!("`iapeer screen {0}` shows what it said last, `iapeer logs {0}` what happened", handle.identity)))
         }
     }
 }

@@ -41,6 +41,11 @@ impl Api {
         self.call("POST", &format!("/v1/peers/{peer}/{verb}"), &json!({}))
     }
 
+    /// An operator lets a message go on that was put aside.
+    pub fn release(&mut self, id: &str) -> Result<Value, String> {
+        self.call("POST", &format!("/v1/messages/{id}/queue"), &json!({"act": "release"}))
+    }
+
     /// Asks, on a connection of its own, and does not wait for the answer, which comes when it is done.
     pub fn order_only(&self, peer: &str, verb: &str) -> UnixStream {
         let mut stream = UnixStream::connect(&self.socket).expect("the daemon listens");

@@ -394,6 +394,12 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// A dialog that opens by itself may eat a paste: the message is put aside, and the operator sends it again.
+    pub fn send_eaten_again(&mut self, id: &str) -> bool {
+        let eaten = self.runtime.name == "asking" && self.api.message(id).is_ok_and(|m| m == ("parked".into(), "paste-lost".into()));
+        eaten && self.api.release(id).is_ok()
+    }
+
     pub fn holds(&self) -> &'static [&'static str] {
         self.state.holds(self.runtime.kind)
     }

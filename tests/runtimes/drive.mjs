@@ -105,7 +105,11 @@ function expected(body) {
   return text
 }
 
+// ONLY=pattern runs the first start and the checks that match.
+const only = process.env.ONLY ? new RegExp(process.env.ONLY) : null
+
 async function check(name, body) {
+  if (only && results.length > 0 && !only.test(name)) return
   const began = Date.now()
   try {
     const note = (await body()) ?? ''

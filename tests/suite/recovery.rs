@@ -145,3 +145,18 @@ fn a_lock_that_a_killed_daemon_still_holds_is_waited_for() {
     host.run(&["daemon", "stop"]).ok();
     assert!(daemon.wait().unwrap().success());
 }
+
+#[test]
+fn a_program_that_ends_at_once_is_told_to_whoever_started_it() {
+    let mut host = Host::new();
+    let definition = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/runtimes/echo.yaml")).unwrap();
+    let broken = definition.replace("id: echo", "id: dud").replace("argv: [\"{iapeer}\", echo-agent]", "argv: [\"false\"]");
+    std::fs::create_dir_all(host.root().join("runtimes")).unwrap();
+    std::fs::set_permissions(host.root(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    std::fs::write(host.root().join("runtimes/dud.yaml"), broken).unwrap();
+    host.run(&["create", "a", "--runtime", "dud"]).ok();
+    host.start();
+    let ran = host.run(&["start", "a", "--json"]);
+    assert_eq!(ran.json()["error"]["code"], "wake_failed", "{ran:?}");
+    assert!(ran.out.contains("exit-1"), "{ran:?}");
+}
