@@ -141,6 +141,8 @@ pub struct Actor {
     publish: watch::Sender<Snapshot>,
     last_failure: Option<String>,
     deaths: u64,
+    /// What hooks told of a session whose launch has not been taken in yet.
+    early: Vec<(Incarnation, Heard)>,
     turn_sender: Option<(MessageId, Party)>,
     /// The message of the running turn, or of the last one while nobody has told how it ended.
     last_turn: Option<MessageId>,
@@ -163,6 +165,7 @@ impl Actor {
             publish,
             last_failure: None,
             deaths: 0,
+            early: Vec::new(),
             turn_sender: None,
             last_turn: None,
         }
@@ -260,7 +263,13 @@ impl Actor {
         if let Event::Collected { .. } = &outcome.event {
             self.live = None;
         }
+        let launched = matches!(&outcome.event, Event::Launched { .. });
         self.step(outcome.event).await;
+        if launched {
+            for (inc, heard) in std::mem::take(&mut self.early) {
+                Box::pin(self.hear(Inbox::Heard { inc, heard })).await;
+            }
+        }
     }
 
     async fn hear(&mut self, inbox: Inbox) {
@@ -271,6 +280,7 @@ impl Actor {
                 }
                 self.step(event).await;
             }
+            Inbox::Heard { inc, heard } if self.peer.inc() == Some(inc) && self.live.is_none() => self.early.push((inc, heard)),
             Inbox::Heard { inc, heard } => {
                 self.learn(inc, &heard).await;
                 if let Some(fact) = heard.fact {
