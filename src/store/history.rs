@@ -50,11 +50,14 @@ pub fn search(disk: &dyn Disk, root: &Root, wanted: &Search) -> Vec<Found> {
         let queue = root.party_state(&party).join("queue");
         places.extend(FOLDERS.into_iter().flat_map(|f| keys_in(disk, &queue.join(f)).into_iter().map(move |k| (f, k))).map(|(f, k)| (party.clone(), f, k)));
     }
-    // Ids are ordered by time.
+    // Ids are ordered by time; one that moved on while this looked may be listed twice.
     places.sort_by(|a, b| b.2.id.cmp(&a.2.id));
-    let read = places.into_iter().filter_map(|(party, folder, key)| {
+    places.dedup_by(|a, b| a.2.id == b.2.id && a.0 == b.0);
+    let read = places.into_iter().filter_map(|(party, listed, key)| {
         let queue = root.party_state(&party).join("queue");
-        let message = read_record(disk, &queue, &key, &[folder]).ok()?;
+        // Where it was a moment ago, or wherever it has moved since, both ways.
+        let folders = [listed].into_iter().chain(FOLDERS).chain(FOLDERS);
+        let (folder, message) = folders.into_iter().find_map(|f| Some((f, read_record(disk, &queue, &key, &[f]).ok()?)))?;
         let ending = read_ending(disk, &queue, &key);
         Some(Found { message, folder, ending })
     });
