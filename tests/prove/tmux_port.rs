@@ -6,8 +6,9 @@ use crate::harness::{PATIENCE, tmux};
 use crate::tracer::{PASTE, SUBMIT, Shim, UNTOUCHED};
 use iapeer::core::message::MessageId;
 use iapeer::core::runtime::{CR, KeyName};
+use iapeer::core::settings::DriverChoice;
 use iapeer::ports::terminal::{PaneRef, Paste, StartSpec, Submit, Terminal};
-use iapeer::tmux::driver::SpawnDriver;
+use iapeer::tmux::driver::Driver;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -15,7 +16,7 @@ use tokio::runtime::Runtime;
 struct Port {
     dir: tempfile::TempDir,
     shim: Shim,
-    driver: SpawnDriver,
+    driver: Driver,
     pane: PaneRef,
     runtime: Runtime,
 }
@@ -61,7 +62,7 @@ impl Port {
         let shim = Shim::install(dir.path());
         let path = format!("{}:{}", shim.0.display(), std::env::var("PATH").unwrap());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (driver, _) = SpawnDriver::find(dir.path().into(), path).unwrap();
+        let (driver, _) = runtime.block_on(Driver::find(dir.path().into(), path, DriverChoice::Spawn)).unwrap();
         let script = format!("stty raw -echo; printf '\\033[?2004hready'; exec cat >> {}", dir.path().join("bytes").display());
         let socket = dir.path().join("t.sock");
         let argv = ["sh", "-c", &script].map(String::from).to_vec();
