@@ -123,7 +123,9 @@ impl Peer {
                 }
                 return;
             }
-            if let (true, Some((_, frame))) = (pressed, up.dialog.as_mut()) {
+            // Refused, or swallowed by a program that was still drawing: the next frame is tried, and after the
+            // last the first again. Each key is pressed on its own frame only.
+            if let Some((_, frame)) = up.dialog.as_mut() {
                 *frame += 1;
             }
             // The dialog redraws: look when it does, or shortly.
