@@ -87,7 +87,7 @@ fn unknown_ancestors(root: &Root, ancestors: &[ProcessRef]) -> Who {
         if let Some((identity, inc)) = starting_keeper(root, process) {
             return Who::Peer(identity, inc);
         }
-        let environment = std::fs::read(format!("/proc/{}/environ", process.pid)).unwrap_or_default();
+        let environment = process::read_proc(process.pid, "environ").unwrap_or_default();
         if environment.split(|b| *b == 0).any(|v| v.starts_with(b"IAPEER_SESSION=")) {
             return Who::Nobody("the caller comes from a session that has no keeper");
         }
@@ -98,7 +98,7 @@ fn unknown_ancestors(root: &Root, ancestors: &[ProcessRef]) -> Who {
 /// A keeper whose session is not recorded yet: its own start record, written before the agent runs, says
 /// whose it is, and must name this very process.
 fn starting_keeper(root: &Root, process: &ProcessRef) -> Option<(Identity, Incarnation)> {
-    let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).ok()?;
+    let line = process::read_proc(process.pid, "cmdline").ok()?;
     let mut words = line.split(|b| *b == 0).skip(1);
     if words.next()? != b"keep" {
         return None;

@@ -20,7 +20,7 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// Whether this process runs below a keeper: an agent's child must not become the daemon.
 pub fn below_a_keeper() -> bool {
     let keeps = |pid: i32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let line = process::read_proc(pid, "cmdline").unwrap_or_default();
         line.split(|b| *b == 0).nth(1) == Some(b"keep".as_slice())
     };
     std::env::var_os("IAPEER_SESSION").is_some() || process::ancestors(std::process::id() as i32).iter().any(|p| keeps(p.pid))
@@ -29,7 +29,7 @@ pub fn below_a_keeper() -> bool {
 /// The session whose keeper is above this process: a keeper's launch file says whose it is.
 pub fn keeper_above(root: &Root) -> Option<(Identity, Incarnation)> {
     process::ancestors(std::process::id() as i32).iter().find_map(|p| {
-        let line = std::fs::read(format!("/proc/{}/cmdline", p.pid)).ok()?;
+        let line = process::read_proc(p.pid, "cmdline").ok()?;
         let mut words = line.split(|b| *b == 0).skip(1);
         let launch_file = PathBuf::from(OsStr::from_bytes(words.next().filter(|w| *w == b"keep").and(words.next())?));
         let incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;

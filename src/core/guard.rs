@@ -49,11 +49,11 @@ pub struct FactSet {
 impl FactSet {
     /// Whether it holds for one message only.
     pub fn names_message(&self) -> bool {
-        self.shows.iter().any(|p| p.0.contains("{id}") || p.0.contains("{fence}"))
+        self.shows.iter().any(Ere::names_message)
     }
 
     pub fn facts(&self, id: &str, fence: &str) -> Vec<Fact> {
-        let fill = |p: &Ere| p.0.replace("{id}", id).replace("{fence}", fence);
+        let fill = |p: &Ere| p.fill(id, fence).text;
         let mut facts: Vec<Fact> = self.shows.iter().map(|p| Fact::Shows(fill(p))).collect();
         facts.extend(self.lacks.iter().map(|p| Fact::Lacks(fill(p))));
         facts.extend(self.title_shows.iter().map(|p| Fact::TitleShows(fill(p))));
@@ -66,9 +66,21 @@ impl FactSet {
 }
 
 /// A pattern that tmux evaluates: one row, POSIX extended, no classes that only other dialects know.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Ere(pub String);
+pub struct Ere {
+    text: String,
+    /// None while `{id}` or `{fence}` still stands in it.
+    compiled: Option<regex::Regex>,
+}
+
+impl PartialEq for Ere {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Ere {}
 
 impl TryFrom<String> for Ere {
     type Error = String;
@@ -95,15 +107,33 @@ impl TryFrom<String> for Ere {
             return Err(format!("a range of characters outside ASCII matches nothing in tmux; list them, or use a class such as [[:alnum:]]: {s:?}"));
         }
         let probe = s.replace("{id}", "0").replace("{fence}", "f");
-        regex::Regex::new(&probe).map_err(|e| format!("{e}"))?;
-        Ok(Ere(s))
+        let compiled = regex::Regex::new(&probe).map_err(|e| format!("{e}"))?;
+        Ok(Ere { compiled: (probe == s).then_some(compiled), text: s })
     }
 }
 
 impl Ere {
-    /// Whether a row matches, as tmux would say.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it is about one message.
+    pub fn names_message(&self) -> bool {
+        self.compiled.is_none()
+    }
+
+    /// The pattern for one message.
+    pub fn fill(&self, id: &str, fence: &str) -> Ere {
+        if self.compiled.is_some() {
+            return self.clone();
+        }
+        let text = self.text.replace("{id}", id).replace("{fence}", fence);
+        Ere { compiled: regex::Regex::new(&text).ok(), text }
+    }
+
+    /// Whether a row matches, as tmux would say. One that still names no message matches nothing.
     pub fn matches(&self, row: &str) -> bool {
-        regex::Regex::new(&self.0).is_ok_and(|r| r.is_match(row))
+        self.compiled.as_ref().is_some_and(|r| r.is_match(row))
     }
 }
 

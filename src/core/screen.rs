@@ -204,8 +204,8 @@ fn composer(definition: &Definition, screen: &Screen) -> (Composer, String) {
 pub fn absent(definition: &Definition, screen: &Screen) -> Vec<Fact> {
     let guard = &definition.input.guard;
     let rows: Vec<String> = (0..screen.rows.len()).map(|i| screen.row_text(i)).collect();
-    let rows = guard.lacks.iter().filter(|p| !rows.iter().any(|r| p.matches(r))).map(|p| Fact::Lacks(p.0.clone()));
-    let title = guard.title_lacks.iter().filter(|p| !p.matches(&screen.title)).map(|p| Fact::TitleLacks(p.0.clone()));
+    let rows = guard.lacks.iter().filter(|p| !rows.iter().any(|r| p.matches(r))).map(|p| Fact::Lacks(p.as_str().into()));
+    let title = guard.title_lacks.iter().filter(|p| !p.matches(&screen.title)).map(|p| Fact::TitleLacks(p.as_str().into()));
     rows.chain(title).collect()
 }
 
@@ -220,8 +220,7 @@ impl Look {
             // message is as good.
             Composer::Absent => return definition.input.taken.iter().any(|set| set.names_message() && self.shows(set, id, fence)),
         };
-        let fill = |p: &Ere| Ere(p.0.replace("{id}", id).replace("{fence}", fence));
-        let placeholder = || definition.input.taken.iter().flat_map(|g| &g.shows).any(|p| fill(p).matches(&self.composer_row));
+        let placeholder = || definition.input.taken.iter().flat_map(|g| &g.shows).any(|p| p.fill(id, fence).matches(&self.composer_row));
         // In a narrow terminal the row of the id is wrapped; the fence is as much of this message alone.
         let named = text.contains(&format!("<iap id=\"{id}\"")) || text.contains(&format!("</iap:{fence}>"));
         named || (self.attached == 0 && placeholder())
@@ -229,8 +228,10 @@ impl Look {
 
     /// Whether all facts of a definition hold on this screen.
     fn shows(&self, set: &FactSet, id: &str, fence: &str) -> bool {
-        let fill = |p: &Ere| Ere(p.0.replace("{id}", id).replace("{fence}", fence));
-        let somewhere = |p: &Ere| self.rows.iter().any(|row| fill(p).matches(row));
+        let somewhere = |p: &Ere| {
+            let pattern = p.fill(id, fence);
+            self.rows.iter().any(|row| pattern.matches(row))
+        };
         set.shows.iter().all(somewhere)
             && !set.lacks.iter().any(somewhere)
             && set.title_shows.iter().all(|p| p.matches(&self.title))

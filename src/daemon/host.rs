@@ -13,6 +13,7 @@ use crate::ports::Clock;
 use crate::ports::disk::Disk;
 use crate::ports::terminal::Terminal;
 use crate::runtime::load::Runtimes;
+use crate::store::count::FolderCounts;
 use crate::store::layout::Root;
 use crate::store::profile_file::{self, Loaded};
 use crate::store::registry::{self, Place, Registry};
@@ -35,6 +36,7 @@ pub struct Host {
     pub watch: FileWatch,
     pub ledger: Ledger,
     pub flow: Flow,
+    pub counts: FolderCounts,
     pub boot_id: String,
     pub iapeer: PathBuf,
     pub started: String,
@@ -54,7 +56,7 @@ pub struct Host {
 
 #[derive(Default)]
 struct Cached {
-    registry: Registry,
+    registry: Arc<Registry>,
     read_at: Option<SystemTime>,
 }
 
@@ -74,6 +76,17 @@ pub struct Parts {
     pub iapeer: PathBuf,
 }
 
+/// The default runtime of a peer, and all of them.
+pub fn runtimes_in(loaded: Option<&Loaded>, place: &Place) -> (RuntimeName, Vec<RuntimeName>) {
+    match loaded {
+        Some(Loaded { profile, .. }) => (profile.default_runtime.clone(), profile.runtimes.clone()),
+        None => {
+            let default = place.default_runtime.clone().unwrap_or_else(RuntimeName::echo);
+            (default.clone(), vec![default])
+        }
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -90,6 +103,7 @@ impl Host {
             started: clock.local().to_rfc3339_opts(chrono::SecondsFormat::Secs, false),
             ledger: Ledger::default(),
             flow: Flow::default(),
+            counts: FolderCounts::default(),
             tracker: tokio_util::task::TaskTracker::new(),
             peers: RwLock::default(),
             registry: Mutex::default(),
@@ -152,12 +166,12 @@ impl Host {
     }
 
     /// The registry as it is on disk now.
-    pub fn registry(&self) -> Registry {
+    pub fn registry(&self) -> Arc<Registry> {
         let path = self.root.registry();
         let modified = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
         let mut cached = lock(&self.registry);
         if modified.is_none() || cached.read_at != modified {
-            cached.registry = registry::load(&self.root);
+            cached.registry = Arc::new(registry::load(&self.root));
             cached.read_at = modified;
         }
         cached.registry.clone()
@@ -169,6 +183,12 @@ impl Host {
 
     pub fn profile(&self, personality: &Personality) -> Result<(Place, Loaded), String> {
         let place = self.place(personality).ok_or_else(|| format!("{personality} is in no registry"))?;
+        let loaded = self.profile_at(personality, &place)?;
+        Ok((place, loaded))
+    }
+
+    /// The same for a peer whose place is known.
+    pub fn profile_at(&self, personality: &Personality, place: &Place) -> Result<Loaded, String> {
         let loaded = self.read_profile(&place.folder)?;
         if loaded.profile.personality != *personality {
             return Err(format!(
@@ -178,7 +198,7 @@ impl Host {
             ));
         }
         lock(&self.good).insert(personality.clone(), loaded.profile.clone());
-        Ok((place, loaded))
+        Ok(loaded)
     }
 
     /// Reads a profile only when its file has changed.
@@ -205,13 +225,7 @@ impl Host {
 
     /// The runtimes of a peer, the default one first; from the registry when the profile cannot be read.
     pub fn runtimes_of(&self, personality: &Personality, place: &Place) -> (RuntimeName, Vec<RuntimeName>) {
-        match self.profile(personality) {
-            Ok((_, Loaded { profile, .. })) => (profile.default_runtime, profile.runtimes),
-            Err(_) => {
-                let default = place.default_runtime.clone().unwrap_or_else(RuntimeName::echo);
-                (default.clone(), vec![default])
-            }
-        }
+        runtimes_in(self.profile_at(personality, place).as_ref().ok(), place)
     }
 
     pub fn handles(&self) -> Vec<PeerHandle> {

@@ -1,7 +1,7 @@
 //! Orders about peers, and what is told of them: wake, stop, start, new, attach, list, status, screen.
 
 use super::actor::{PeerHandle, Snapshot};
-use super::host::Host;
+use super::host::{Host, runtimes_in};
 use super::logs::Line;
 use super::{accept, router};
 use crate::api::shapes::{AttachView, PeerCounts, PeerView, PresenceView, QueueView, ScreenView, StatusView};
@@ -12,7 +12,6 @@ use crate::core::peer::event::Event;
 use crate::core::screen::Screen;
 use crate::ports::terminal::PaneRef;
 use crate::store::disk::{remove_if_there, replace};
-use crate::store::mailbox::keys_in;
 use crate::store::{profile_file, registry};
 use std::sync::Arc;
 use std::time::Duration;
@@ -101,10 +100,10 @@ pub fn list(host: &Arc<Host>) -> Vec<PeerView> {
         .peers
         .iter()
         .map(|(personality, place)| {
-            let (default_runtime, runtimes) = host.runtimes_of(personality, place);
-            let loaded = host.profile(personality);
+            let loaded = host.profile_at(personality, place);
+            let (default_runtime, runtimes) = runtimes_in(loaded.as_ref().ok(), place);
             let presences = runtimes.iter().map(|r| presence(host, &host.handle(&Identity::new(r.clone(), personality.clone())), loaded.is_ok())).collect();
-            let profile = loaded.as_ref().ok().map(|(_, l)| &l.profile);
+            let profile = loaded.as_ref().ok().map(|l| &l.profile);
             PeerView {
                 personality: personality.clone(),
                 runtimes: presences,
@@ -114,7 +113,7 @@ pub fn list(host: &Arc<Host>) -> Vec<PeerView> {
                 description: profile.map(|p| p.description.clone()).unwrap_or_default(),
                 folder: place.folder.clone(),
                 warnings: match &loaded {
-                    Ok((_, l)) => l.warnings.clone(),
+                    Ok(l) => l.warnings.clone(),
                     Err(error) => vec![error.clone()],
                 },
             }
@@ -135,8 +134,8 @@ fn presence(host: &Arc<Host>, handle: &PeerHandle, profile_ok: bool) -> Presence
         incarnation: s.incarnation.filter(|_| s.session.is_some()),
         queue: QueueView {
             waiting: host.ledger.total_waiting(&Party::Peer(handle.identity.clone())),
-            held: keys_in(&*host.disk, &queue.join("held")).len(),
-            dead: keys_in(&*host.disk, &queue.join("dead")).len(),
+            held: host.counts.of(&*host.disk, &queue.join("held")),
+            dead: host.counts.of(&*host.disk, &queue.join("dead")),
         },
     }
 }
@@ -158,7 +157,7 @@ pub fn status(host: &Arc<Host>) -> StatusView {
         mail.dead += presence.queue.dead;
     }
     let operator = host.root.party_state(&Party::Operator).join("queue/new");
-    mail.waiting += keys_in(&*host.disk, &operator).len();
+    mail.waiting += host.counts.of(&*host.disk, &operator);
     let degraded = host.degraded();
     StatusView {
         version: env!("CARGO_PKG_VERSION").into(),

@@ -4,6 +4,7 @@
 //! symlinks, never blocks, and checks that it got a regular file of ours. Formats: `state/README.md`.
 
 pub mod config_file;
+pub mod count;
 pub mod disk;
 #[cfg(debug_assertions)]
 pub mod fault;

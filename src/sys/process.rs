@@ -16,10 +16,18 @@ pub struct Stat {
     pub start: u64,
 }
 
+/// A file of `/proc/PID`. Their sizes are not known before, and a program is asked for with its whole
+/// chain of parents: one read of a page instead of many small ones.
+pub fn read_proc(pid: i32, file: &str) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(4096);
+    std::io::Read::read_to_end(&mut std::fs::File::open(format!("/proc/{pid}/{file}"))?, &mut bytes)?;
+    Ok(bytes)
+}
+
 #[cfg(target_os = "linux")]
 pub fn stat(pid: i32) -> Option<Stat> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&text)
+    let text = read_proc(pid, "stat").ok()?;
+    parse_stat(&String::from_utf8_lossy(&text))
 }
 
 #[cfg(not(target_os = "linux"))]
