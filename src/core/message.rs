@@ -155,6 +155,7 @@ impl Message {
             key: self.key(),
             from: self.from.clone(),
             topic: self.topic.clone(),
+            in_reply_to: self.in_reply_to.clone(),
             hops: self.hops,
             fence: self.fence.clone(),
             raw: self.raw,
@@ -172,6 +173,7 @@ pub struct Entry {
     pub key: Key,
     pub from: Party,
     pub topic: Option<String>,
+    pub in_reply_to: Option<MessageId>,
     pub hops: u32,
     /// Closes its envelope; shows on the screen that a paste is this message.
     pub fence: String,
@@ -422,6 +424,9 @@ pub struct Claim {
     pub pane: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transcript: Option<TranscriptMark>,
+    /// An ephemeral worker's task: the agent has it, and this proved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken: Option<Evidence>,
     /// Given back: the record belongs to `new/` again, this file only carries the counts on.
     #[serde(default)]
     pub released: bool,

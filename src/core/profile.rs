@@ -161,6 +161,12 @@ impl Profile {
         Ok(())
     }
 
+    /// Whether a person talks to it, over a terminal or a channel of its own.
+    pub fn faces_a_person(&self) -> bool {
+        let empty = |v: &serde_json::Value| v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(serde_json::Map::is_empty) || v.is_null();
+        self.intelligence == Intelligence::Natural || self.other.get("interfaces").is_some_and(|v| !empty(v))
+    }
+
     pub fn identity(&self, runtime: &RuntimeName) -> Identity {
         Identity::new(runtime.clone(), self.personality.clone())
     }

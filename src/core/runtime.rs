@@ -444,6 +444,10 @@ impl Definition {
         self.input.neutralise.iter().fold(text, |t, rule| t.replace(&rule.find, &rule.replace))
     }
 
+    /// Whether the program tells when a turn is over.
+    pub fn tells_turns(&self) -> bool {
+        !self.turn.turn_end.is_empty() || self.transcript.as_ref().is_some_and(|t| !t.turn_end.is_empty())
+    }
     pub fn has_evidence(&self) -> bool {
         !self.evidence.submitted.is_empty()
     }

@@ -19,6 +19,19 @@ pub struct Settings {
     pub crashloop_max: u32,
     /// The window, in seconds (`IAPEER_CRASHLOOP_WINDOW_SECS`).
     pub crashloop_window_secs: u64,
+    /// Seconds without activity after which a session is put to sleep; 0: never (`IAPEER_IDLE_SECS`).
+    pub idle_secs: u64,
+    /// Seconds after which a session is ended between two turns; 0: never (`IAPEER_MAX_AGE_SECS`). Left
+    /// out: 14400 for ephemeral peers, never for others.
+    pub max_age_secs: Option<u64>,
+    /// Quiet seconds after which an ephemeral session whose task is done is ended
+    /// (`IAPEER_EPHEMERAL_QUIET_SECS`).
+    pub ephemeral_quiet_secs: u64,
+    /// Seconds without a turn after which an ephemeral session is ended that never said that its task is
+    /// done (`IAPEER_EPHEMERAL_UNARMED_IDLE_SECS`).
+    pub ephemeral_unarmed_secs: u64,
+    /// What is launched when the host has come back from a reboot.
+    pub restore: Restore,
     /// How long the agent gets between TERM and KILL, in seconds.
     pub term_grace_secs: u64,
     /// Size of `lifecycle.log` at which it is rotated, in bytes (`IAPEER_LIFECYCLE_LOG_MAX_BYTES`).
@@ -38,6 +51,21 @@ pub struct Settings {
     pub groups: BTreeMap<String, Vec<String>>,
     /// Run for each message to the operator: program and arguments; the message as JSON on standard input.
     pub on_notice: Vec<String>,
+}
+
+/// Oldest age of an ephemeral session, in seconds, when nothing else is said.
+pub const EPHEMERAL_MAX_AGE_SECS: u64 = 14_400;
+
+/// What is launched again when the host has come back from a reboot; everything else sleeps until its mail.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Restore {
+    #[default]
+    None,
+    /// The sessions that the reboot ended.
+    Awake,
+    /// Every warm peer on its default runtime.
+    All,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +119,11 @@ impl Default for Settings {
             ready_gate_secs: 120,
             crashloop_max: 3,
             crashloop_window_secs: 300,
+            idle_secs: 3600,
+            max_age_secs: None,
+            ephemeral_quiet_secs: 20,
+            ephemeral_unarmed_secs: 600,
+            restore: Restore::None,
             term_grace_secs: 5,
             lifecycle_log_max_bytes: 5 * 1024 * 1024,
             lifecycle_log_keep: 5,

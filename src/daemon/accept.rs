@@ -11,7 +11,7 @@ use crate::api::shapes::{Answer, AnsweredBy, MessageView, SendRequest};
 use crate::core::envelope::{self, FENCE_LEN};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::{Attachment, Ending, Hold, Intelligence, Message, MessageId, Stamp, State};
-use crate::core::names::{OPERATOR, Party};
+use crate::core::names::{Incarnation, OPERATOR, Party};
 use crate::core::pace::Pacing;
 use crate::core::peer::event::Event;
 use crate::core::record::hex;
@@ -117,8 +117,9 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<V
     reserved.iter().for_each(|id| host.ledger.unreserve(id.as_str()));
     let messages = kept.map_err(|e| mail::refuse_store(host, &e))?;
     host.set_degraded(mail::STORE_WRITE, false);
+    let by = if let Who::Peer(_, inc) = who { Some(*inc) } else { None };
     for (message, (place, _)) in messages.iter().zip(&fresh) {
-        views[*place] = Some(hand_over(host, message, targets[*place].handle.as_ref()).await);
+        views[*place] = Some(hand_over(host, message, targets[*place].handle.as_ref(), by).await);
     }
     Ok(views.into_iter().flatten().collect())
 }
@@ -346,8 +347,12 @@ fn intelligence(host: &Host, from: &Party) -> Intelligence {
 }
 
 /// A kept message is told of, and reaches its recipient.
-async fn hand_over(host: &Arc<Host>, message: &Message, handle: Option<&PeerHandle>) -> MessageView {
+async fn hand_over(host: &Arc<Host>, message: &Message, handle: Option<&PeerHandle>, by: Option<Incarnation>) -> MessageView {
     log_accepted(host, message);
+    if let (Some(inc), Some(sender)) = (by, message.from.peer().and_then(|i| host.existing(i))) {
+        let (id, to, in_reply_to) = (message.id.clone(), message.to.clone(), message.in_reply_to.clone());
+        sender.event(Event::Sent { inc, id, to, in_reply_to }).await;
+    }
     // Only the peer that was asked can answer, and only to whoever asked.
     let asked = |question: &Message| question.to == message.from && question.from == message.to;
     if let Some(question) = message.in_reply_to.as_ref().filter(|id| mail::load(host, id).as_ref().is_some_and(asked)) {

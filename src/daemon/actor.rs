@@ -9,12 +9,15 @@ use super::live::Live;
 use super::logs::Line;
 use super::restore;
 use crate::api::shapes::{Answer, AnsweredBy};
+use crate::core::Millis;
 use crate::core::message::{Claim, Entry, Message, MessageId, State};
 use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::effect::Effect;
 use crate::core::peer::event::{Event, HookFact};
-use crate::core::peer::{Peer, Resumable, Timing, Turn};
+use crate::core::peer::{Peer, RestRules, Resumable, Timing, Turn};
+use crate::core::profile::{Managed, Profile, WakePolicy};
 use crate::core::runtime::{Definition, SessionIdFrom};
+use crate::core::settings::{EPHEMERAL_MAX_AGE_SECS, Settings};
 use crate::runtime::hooks::Heard;
 use crate::runtime::load::Runtimes;
 use crate::store::disk::{OsDisk, remove_if_there};
@@ -31,6 +34,8 @@ use tokio::task::JoinSet;
 /// Events that may wait for one actor; a sender beyond that waits.
 const INBOX: usize = 1024;
 /// Between tries to read a peer's state.
+/// The two clocks are read one after the other: only more than this is a suspended host.
+const SUSPEND_MS: Millis = 1_000;
 const RESTORE_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -141,6 +146,8 @@ pub struct Actor {
     publish: watch::Sender<Snapshot>,
     last_failure: Option<String>,
     deaths: u64,
+    /// How long the host had been suspended since its boot, when last looked at.
+    suspended: Millis,
     /// What hooks told of a session whose launch has not been taken in yet.
     early: Vec<(Incarnation, Heard)>,
     turn_sender: Option<(MessageId, Party)>,
@@ -151,7 +158,9 @@ pub struct Actor {
 impl Actor {
     fn new(host: Arc<Host>, identity: Identity, inbox: mpsc::WeakSender<Inbox>, publish: watch::Sender<Snapshot>) -> Self {
         let peer = fresh_peer(&host, &identity);
+        let suspended = host.clock.boot_ms().saturating_sub(host.clock.awake_ms());
         Actor {
+            suspended,
             host,
             identity,
             peer,
@@ -175,6 +184,7 @@ impl Actor {
         self.rebuild().await;
         loop {
             let now = self.host.clock.boot_ms();
+            self.mind_suspend(now).await;
             let due = self.peer.next_due(now).map(|d| Duration::from_millis(d.saturating_sub(now)));
             let sleep = async {
                 match due {
@@ -202,6 +212,16 @@ impl Actor {
                 }
                 Next::Inbox(inbox) => self.hear(inbox).await,
             }
+        }
+    }
+
+    /// Time in which the host was suspended is no idleness.
+    async fn mind_suspend(&mut self, now: Millis) {
+        let asleep = now.saturating_sub(self.host.clock.awake_ms());
+        let more = asleep.saturating_sub(self.suspended);
+        if more >= SUSPEND_MS {
+            self.suspended = asleep;
+            self.step(Event::Suspended { ms: more }).await;
         }
     }
 
@@ -234,6 +254,7 @@ impl Actor {
             self.adopt(record);
         }
         self.last_failure = None;
+        self.peer_policies();
         self.peer.host_frozen = self.host.frozen().is_some();
         self.step(Event::Restored(Box::new(found.restored))).await;
         for heard in found.heard {
@@ -382,10 +403,19 @@ impl Actor {
 
     fn peer_policies(&mut self) {
         if let Ok((_, loaded)) = self.host.profile(&self.identity.personality) {
-            self.peer.wake_policy = loaded.profile.wake_policy;
-            self.peer.resume_policy = loaded.profile.resume;
-            self.peer.at_most_once = loaded.profile.at_most_once;
+            let profile = loaded.profile;
+            self.peer.wake_policy = profile.wake_policy;
+            self.peer.resume_policy = profile.resume;
+            self.peer.at_most_once = profile.at_most_once;
+            self.peer.person_facing = profile.faces_a_person();
+            self.peer.rules = rest_rules(&self.host.settings, &profile);
         }
+    }
+
+    pub(super) async fn save_session(&self) {
+        let Some(live) = &self.live else { return };
+        let (dir, record) = (self.host.root.peer_state(&self.identity), live.record.clone());
+        self.host.store.post("session", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.write_session(&record)).await;
     }
 
     /// Whether the transcript that a resume would name is there.
@@ -504,6 +534,21 @@ fn fresh_peer(host: &Host, identity: &Identity) -> Peer {
         draft_notice_ms: settings.draft_notice_secs * 1000,
     };
     Peer::new(identity.clone(), definition_or_stand_in(&host.runtimes, identity), timing)
+}
+
+/// When a session of this peer is ended by itself. A bound of 0 is none.
+fn rest_rules(settings: &Settings, profile: &Profile) -> RestRules {
+    let ms = |secs: u64| Some(secs * 1000).filter(|ms| *ms > 0);
+    let ephemeral = profile.wake_policy == WakePolicy::Ephemeral;
+    let oldest = if ephemeral { settings.max_age_secs.unwrap_or(EPHEMERAL_MAX_AGE_SECS) } else { settings.max_age_secs.unwrap_or(0) };
+    RestRules {
+        idle_ms: ms(profile.idle_secs.unwrap_or(settings.idle_secs)),
+        max_age_ms: ms(profile.max_age_secs.unwrap_or(oldest)),
+        quiet_ms: settings.ephemeral_quiet_secs * 1000,
+        unarmed_ms: settings.ephemeral_unarmed_secs * 1000,
+        keep_alive: profile.keep_alive,
+        external: profile.managed == Managed::External,
+    }
 }
 
 /// A peer whose definition is missing or broken cannot be launched (the launch says why); its mail is

@@ -11,7 +11,7 @@ use crate::core::message::{Claim, Ending, Entry, Evidence, Message, MessageId, P
 use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::effect::Effect;
 use crate::core::peer::event::{ActResult, Event};
-use crate::core::peer::{RETRY_MS, SAME_BREATH_MS, Stage};
+use crate::core::peer::{RETRY_MS, SAME_BREATH_MS, Stage, WantedBy};
 use crate::core::runtime::Definition;
 use crate::core::sanitize;
 use crate::core::screen::{Look, Screen, absent, classify};
@@ -179,12 +179,29 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             let (dir, boot) = (host.root.peer_state(&identity), host.boot_id.clone());
             host.store.post("deaths", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.write_deaths(&boot, &deaths)).await;
         }
+        Effect::Taken { entry, evidence, .. } => {
+            actor.message = None;
+            host.store
+                .post("taken", move |store| {
+                    let (mailbox, disk) = store.mailbox(&Party::Peer(identity.clone()))?;
+                    mailbox.taken(&*disk, &entry.key, evidence)
+                })
+                .await;
+        }
         Effect::MarkReady { inc, seed_due } => {
             let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
             live.record.ready = true;
             live.record.seed_due = seed_due;
-            let (dir, record) = (host.root.peer_state(&identity), live.record.clone());
-            host.store.post("session", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.write_session(&record)).await;
+            actor.save_session().await;
+        }
+        Effect::SaveAsked { inc, asked } => {
+            let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
+            live.record.asked = asked;
+            actor.save_session().await;
+        }
+        Effect::Eager => {
+            // Beside: the default runtime may be another identity, whose actor may be telling this one.
+            tokio::spawn(async move { relaunch(&host, &identity).await });
         }
         told => tell(actor, &host, told).await,
     }
@@ -206,12 +223,33 @@ async fn tell(actor: &mut Actor, host: &Arc<Host>, effect: Effect) {
             actor.died(&cause);
         }
         Effect::Adopted { inc } => host.lifecycle(line("adopted").with("inc", inc)),
+        Effect::Supervise { inc, action, age_ms, reason, outcome } => host.lifecycle(
+            line("supervise")
+                .with("inc", inc)
+                .with("action", action)
+                .with("age", format!("{}s", age_ms / 1000))
+                .with("reason", reason)
+                .with("outcome", outcome),
+        ),
+        Effect::Drain { inc, seq, depth } => host.lifecycle(line("ephemeral-drain").with("inc", inc).with("seq", seq).with("depth", depth)),
+        Effect::Armed { inc, by } => host.lifecycle(line("ephemeral-armed").with("inc", inc).with("by", by)),
         Effect::Order { verb, by } => host.lifecycle(line(verb).with("by", by)),
         Effect::CrashLoop { count } => host.lifecycle(line("crash-loop").with("count", count).with("until", "iapeer start")),
         Effect::Backoff { until_ms } => host.lifecycle(line("backoff").with("wait", format!("{until_ms}ms"))),
         Effect::Notice { text } => host.notify_operator(text).await,
         _ => {}
     }
+}
+
+/// A personality that asked for a fresh session of itself: on the runtime that is its default by now.
+async fn relaunch(host: &Arc<Host>, identity: &Identity) {
+    let default = host.profile(&identity.personality).map(|(_, loaded)| loaded.profile.default_runtime);
+    let target = Identity::new(default.unwrap_or_else(|_| identity.runtime.clone()), identity.personality.clone());
+    if target != *identity {
+        // The mark has done its work; the other identity has none.
+        host.handle(identity).event(Event::EagerDone).await;
+    }
+    host.handle(&target).event(Event::Want(WantedBy::Eager)).await;
 }
 
 fn pane(actor: &Actor, inc: Incarnation) -> Option<PaneRef> {
@@ -313,6 +351,7 @@ fn claim(actor: &mut Actor, host: Arc<Host>, inc: Incarnation, entry: Entry) {
         server: record.server,
         keeper: record.keeper,
         pane: record.pane,
+        taken: None,
         released: false,
     };
     let party = Party::Peer(record.identity);

@@ -284,7 +284,11 @@ impl Host {
             return;
         }
         let id = entry.id();
-        let what = if state == State::Expired { "has expired undelivered" } else { "was not delivered" };
+        let what = match state {
+            State::Expired => "has expired undelivered",
+            State::Submitted | State::Entered => "was taken by a session that ended without a word about it",
+            _ => "was not delivered",
+        };
         let text = format!("Your message {id} to {to} {what}: {reason}.");
         let from = entry.from.clone();
         super::accept::notify(self, from, text, Some(id.clone()), Some(format!("{}-{id}", state.word()))).await;

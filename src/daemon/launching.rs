@@ -128,6 +128,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mod
         boot_id: host.boot_id.clone(),
         ready: false,
         seed_due: *mode == Mode::Fresh,
+        asked: Vec::new(),
         keeper_protocol: crate::keeper::record::PROTOCOL,
     };
     // Known from here on: a hook of this session may come at any moment.

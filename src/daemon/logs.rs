@@ -36,6 +36,11 @@ pub const LIFECYCLE_EVENTS: &[&str] = &[
     "unfreeze",
     "remove",
     "interrupt",
+    "refresh",
+    "self-fresh",
+    "supervise",
+    "ephemeral-drain",
+    "ephemeral-armed",
 ];
 
 /// One line being built.

@@ -48,6 +48,7 @@ pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
             found.quarantined = scan.quarantined;
             found.restored.queue = scan.waiting;
             found.restored.claim = scan.claim;
+            found.restored.task = scan.task.and_then(|(claim, entry)| claim.taken.map(|evidence| (claim, entry, evidence)));
             match record {
                 Some(record) => sort_session(host, identity, record, &mut found).await,
                 None => found.failure = end_stray(host, identity).await.err(),
@@ -91,7 +92,7 @@ fn note_mail(host: &Host, identity: &Identity, scan: &mut Scan) {
         host.ledger.note_place(&party, key.clone());
     }
     let now = host.stamp();
-    let pending = scan.waiting.iter_mut().chain(scan.claim.iter_mut().map(|(_, e)| e));
+    let pending = scan.waiting.iter_mut().chain(scan.claim.iter_mut().chain(&mut scan.task).map(|(_, e)| e));
     for entry in pending {
         entry.due = entry.deadline(&now);
         host.ledger.waits(&party, entry);
@@ -109,7 +110,7 @@ async fn sort_session(host: &Arc<Host>, identity: &Identity, record: SessionReco
     if record.boot_id != host.boot_id {
         found.restored.lost = Some((inc, DeathCause::HostReboot));
     } else if process::is_alive(&record.keeper) && process::is_alive(&record.server) {
-        found.restored.adopted = Some(Adopted { inc, ready: record.ready, seed_due: record.seed_due });
+        found.restored.adopted = Some(Adopted { inc, ready: record.ready, seed_due: record.seed_due, since: record.woke_ms, asked: record.asked.clone() });
     } else if process::is_alive(&record.keeper) {
         // tmux is gone; its keeper ends the agent by itself, and that is waited for before anything else.
         acts::end_processes(&record, &exits, host.settings.term_grace_secs).await.unwrap_or_else(|error| {

@@ -5,6 +5,7 @@
 //! | `reply: TEXT` | answers the sender |
 //! | `say: TEXT` | prints it; the last one is the turn's final text |
 //! | `relay: a,b,c N` | sends `relay: b,c,a N-1` to `a`; `N` of 0 ends the journey |
+//! | `tell: NAME TEXT` | sends TEXT to NAME |
 //! | `work: 3s` (or `250ms`) | is busy for that long; Esc interrupts |
 //! | `ask: TEXT` | shows a yes/no dialog and waits |
 //! | `crash: 7` | exits at once with that code |
@@ -49,6 +50,10 @@ fn line(line: &str) -> Option<Instruction> {
         "work" => Instruction::Work(duration(rest.trim())?),
         "ask" => Instruction::Ask(rest.into()),
         "crash" => Instruction::Crash(rest.trim().parse().ok()?),
+        "tell" => {
+            let (to, text) = rest.trim_start().split_once(' ')?;
+            Instruction::Send { to: to.into(), text: text.into() }
+        }
         "relay" => {
             let (names, count) = rest.trim().rsplit_once(' ')?;
             let count: u64 = count.parse().ok()?;
@@ -77,10 +82,11 @@ mod tests {
 
     #[test]
     fn instructions_are_read_line_by_line() {
-        let got = parse("hello\nwork: 1.5s\nrelay: b,c,a 2\nrelay: b 0\nreply: done: yes\ncrash: 7\nask: sure?\nwork: 20ms");
+        let got = parse("hello\ntell: b reply: yes\nwork: 1.5s\nrelay: b,c,a 2\nrelay: b 0\nreply: done: yes\ncrash: 7\nask: sure?\nwork: 20ms");
         assert_eq!(
             got,
             [
+                Instruction::Send { to: "b".into(), text: "reply: yes".into() },
                 Instruction::Work(Duration::from_millis(1500)),
                 Instruction::Send { to: "b".into(), text: "relay: c,a,b 1".into() },
                 Instruction::Reply("done: yes".into()),

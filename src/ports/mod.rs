@@ -15,6 +15,8 @@ pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub trait Clock: Send + Sync {
     /// Milliseconds since boot.
     fn boot_ms(&self) -> Millis;
+    /// The same without the time in which the host was suspended.
+    fn awake_ms(&self) -> Millis;
     fn utc(&self) -> DateTime<Utc>;
     fn local(&self) -> DateTime<Local>;
 }

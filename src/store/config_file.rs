@@ -38,6 +38,9 @@ pub fn load(root: &Root, var: impl Fn(&str) -> Option<String>) -> Result<Setting
         ("IAPEER_BOOT_DEADLINE_SECS", &mut s.boot_deadline_secs),
         ("IAPEER_READY_GATE_SECS", &mut s.ready_gate_secs),
         ("IAPEER_CRASHLOOP_WINDOW_SECS", &mut s.crashloop_window_secs),
+        ("IAPEER_IDLE_SECS", &mut s.idle_secs),
+        ("IAPEER_EPHEMERAL_QUIET_SECS", &mut s.ephemeral_quiet_secs),
+        ("IAPEER_EPHEMERAL_UNARMED_IDLE_SECS", &mut s.ephemeral_unarmed_secs),
         ("IAPEER_LIFECYCLE_LOG_MAX_BYTES", &mut s.lifecycle_log_max_bytes),
         ("IAPEER_DELIVERY_LOG_MAX_BYTES", &mut s.delivery_log_max_bytes),
     ] {
@@ -53,6 +56,9 @@ pub fn load(root: &Root, var: impl Fn(&str) -> Option<String>) -> Result<Setting
         if let Some(n) = number(name)? {
             *slot = u32::try_from(n).map_err(|_| ConfigError::Override { name, value: n.to_string() })?;
         }
+    }
+    if let Some(n) = number("IAPEER_MAX_AGE_SECS")? {
+        s.max_age_secs = Some(n);
     }
     if let Some(word) = var(DRIVER).filter(|v| !v.is_empty()) {
         s.tmux.driver = DriverChoice::parse(&word).ok_or(ConfigError::Driver(word))?;

@@ -5,7 +5,7 @@
 //! thread writes here.
 
 use super::disk::{is_temp, remove_if_there, replace};
-use crate::core::message::{Claim, Ending, Entry, Key, Message, MessageId, State};
+use crate::core::message::{Claim, Ending, Entry, Evidence, Key, Message, MessageId, State};
 use crate::core::peer::effect::Giveback;
 use crate::core::record::{self, RECORD_CAP};
 use crate::ports::disk::Disk;
@@ -35,6 +35,8 @@ pub struct Mailbox {
 pub struct Scan {
     pub waiting: Vec<Entry>,
     pub claim: Option<(Claim, Entry)>,
+    /// What an ephemeral session was working on.
+    pub task: Option<(Claim, Entry)>,
     /// Every record this mailbox has kept and not yet forgotten.
     pub keys: Vec<Key>,
     /// What was put into `corrupt/`, with the reason.
@@ -139,11 +141,13 @@ impl Mailbox {
                     continue;
                 }
             };
-            if scan.claim.is_none() {
+            if claim.taken.is_some() && scan.task.is_none() {
+                scan.task = Some((claim, entry));
+            } else if claim.taken.is_none() && scan.claim.is_none() {
                 scan.claim = Some((claim, entry));
             } else {
                 // One message is in flight at a time: a second claim was never acted on by us.
-                self.write_claim(disk, &entry.key, &Claim { released: true, ..claim })?;
+                self.write_claim(disk, &entry.key, &Claim { released: true, taken: None, ..claim })?;
                 self.back_to_new(disk, &entry.key)?;
                 scan.waiting.push(entry);
             }
@@ -162,7 +166,7 @@ impl Mailbox {
 
     /// No operation of ours leaves two records of one message: the first counts.
     fn drop_doubles(&self, disk: &dyn Disk, scan: &mut Scan) {
-        let mut seen: HashSet<MessageId> = scan.claim.iter().map(|(claim, _)| claim.id.clone()).collect();
+        let mut seen: HashSet<MessageId> = scan.claim.iter().chain(&scan.task).map(|(claim, _)| claim.id.clone()).collect();
         let (first, doubles): (Vec<Entry>, Vec<Entry>) = std::mem::take(&mut scan.waiting).into_iter().partition(|e| seen.insert(e.id().clone()));
         scan.waiting = first;
         for double in doubles {
@@ -270,6 +274,14 @@ impl Mailbox {
         }
     }
 
+    /// Notes in the claim that the agent has the message, which stays claimed all the same.
+    pub fn taken(&self, disk: &dyn Disk, key: &Key, evidence: Evidence) -> io::Result<()> {
+        match self.read_claim(disk, key).filter(|c| !c.released) {
+            Some(claim) => self.write_claim(disk, key, &Claim { taken: Some(evidence), ..claim }),
+            None => Ok(()),
+        }
+    }
+
     fn write_claim(&self, disk: &dyn Disk, key: &Key, claim: &Claim) -> io::Result<()> {
         replace(disk, &self.claim_path(key), &serde_json::to_vec(claim).map_err(io::Error::other)?)
     }
@@ -281,6 +293,7 @@ impl Mailbox {
                 Giveback::Redeliver { deaths } => claim.deaths = deaths,
             }
             claim.released = true;
+            claim.taken = None;
             self.write_claim(disk, key, &claim)?;
         }
         let name = key.file_name();

@@ -6,6 +6,8 @@
 //! | `stopped` | `stop`, before the end | `start`, `new` |
 //! | `idle-reaped` | an ordered or host-caused end | the next launch, with its `session.json` |
 //! | `fresh-next` | `refresh`, the operator | the next launch, with its `session.json` |
+//! | `new-eager` | `self-fresh`, before the end | the next fresh launch |
+//! | `ephemeral-armed` | an ephemeral session that has done its task: its number | the next launch |
 //! | `frozen` | `freeze` | `unfreeze` |
 //! | `topics` | evidence of a delivery with a topic | a fresh wake |
 //! | `deaths.json` | death pass, failed launch | `start` |
@@ -13,9 +15,9 @@
 
 use super::disk::{remove_if_there, replace};
 use crate::core::Millis;
-use crate::core::message::ProcessRef;
+use crate::core::message::{MessageId, ProcessRef};
 use crate::core::names::{Identity, Incarnation};
-use crate::core::peer::{Death, Markers, Resumable};
+use crate::core::peer::{Armed, Death, Markers, Resumable};
 use crate::ports::disk::Disk;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,9 @@ pub struct SessionRecord {
     pub ready: bool,
     /// The first message still carries the profile's initial prompt.
     pub seed_due: bool,
+    /// Messages of an ephemeral session to others that nobody has answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<MessageId>,
     pub keeper_protocol: u32,
 }
 
@@ -114,9 +119,17 @@ impl<'a> PeerState<'a> {
             stopped: self.marked("stopped"),
             idle_reaped: self.marked("idle-reaped"),
             fresh_next: self.marked("fresh-next"),
+            new_eager: self.marked("new-eager"),
+            ephemeral_armed: self.marked("ephemeral-armed").then(|| self.armed()),
             frozen: self.marked("frozen"),
             topics: String::from_utf8_lossy(&topics).lines().filter(|l| !l.is_empty()).map(String::from).collect(),
         }
+    }
+
+    /// Which session has done its task; an empty file, or one that names none, means the one that runs.
+    fn armed(&self) -> Armed {
+        let text = self.disk.read(&self.dir.join("ephemeral-armed"), 64).unwrap_or_default();
+        Armed { inc: String::from_utf8_lossy(&text).trim().parse().ok() }
     }
 
     /// Makes the files say what `markers` says; what already fits is not touched.
@@ -126,6 +139,7 @@ impl<'a> PeerState<'a> {
             ("stopped", markers.stopped, was.stopped),
             ("idle-reaped", markers.idle_reaped, was.idle_reaped),
             ("fresh-next", markers.fresh_next, was.fresh_next),
+            ("new-eager", markers.new_eager, was.new_eager),
             ("frozen", markers.frozen, was.frozen),
         ] {
             match (want, had) {
@@ -135,6 +149,16 @@ impl<'a> PeerState<'a> {
                     self.disk.sync_dir(&self.dir)?;
                 }
                 _ => {}
+            }
+        }
+        if markers.ephemeral_armed != was.ephemeral_armed {
+            let path = self.dir.join("ephemeral-armed");
+            match markers.ephemeral_armed {
+                Some(Armed { inc }) => replace(self.disk, &path, inc.map(|i| format!("{i}\n")).unwrap_or_default().as_bytes())?,
+                None => {
+                    remove_if_there(self.disk, &path)?;
+                    self.disk.sync_dir(&self.dir)?;
+                }
             }
         }
         if markers.topics != was.topics {

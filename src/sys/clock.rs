@@ -12,7 +12,11 @@ const BOOT_CLOCK: ClockId = ClockId::CLOCK_MONOTONIC;
 
 /// Milliseconds since boot, suspend included; no jump of the wall clock moves it.
 pub fn boot_ms() -> Millis {
-    clock_gettime(BOOT_CLOCK).map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
+    read(BOOT_CLOCK)
+}
+
+fn read(clock: ClockId) -> Millis {
+    clock_gettime(clock).map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
 }
 
 /// Names this boot of the host: state of another boot speaks of processes that are gone.
@@ -26,6 +30,9 @@ pub struct HostClock;
 impl Clock for HostClock {
     fn boot_ms(&self) -> Millis {
         boot_ms()
+    }
+    fn awake_ms(&self) -> Millis {
+        read(ClockId::CLOCK_MONOTONIC)
     }
     fn utc(&self) -> DateTime<Utc> {
         Utc::now()

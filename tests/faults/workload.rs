@@ -66,6 +66,7 @@ pub fn claim_of(id: &MessageId) -> Claim {
         server: nobody.clone(),
         keeper: nobody,
         pane: "%0".into(),
+        taken: None,
         released: false,
     }
 }

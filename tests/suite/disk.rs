@@ -325,6 +325,7 @@ fn claim_of(key: &Key, incarnation: u64) -> Claim {
         server: nobody.clone(),
         keeper: nobody,
         pane: "%0".into(),
+        taken: None,
         released: false,
     }
 }

@@ -87,6 +87,7 @@ fn write(base: &Path) {
         keeper: gone,
         pane: "%0".into(),
         transcript: None,
+        taken: None,
         released: false,
     };
     mailbox.claim(&OsDisk, &keys[3], claim).unwrap();

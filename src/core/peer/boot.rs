@@ -26,6 +26,11 @@ impl Peer {
                 self.session = Session::Up(Box::new(up));
                 self.markers.idle_reaped = false;
                 self.markers.fresh_next = false;
+                self.markers.ephemeral_armed = None;
+                if fresh {
+                    // A conversation that begins is the one that an eager peer wanted.
+                    self.markers.new_eager = false;
+                }
                 fx.push(Effect::SetMarkers(self.markers.clone()));
             }
             Err(fault) => {
@@ -82,6 +87,7 @@ impl Peer {
         let tools = up.tools_listed || !definition.launch.await_tools || up.first_ready_look.is_some_and(|first| now >= first + TOOLS_WAIT_MS);
         if up.ready_looks > 0 && gate && tools {
             up.ready_at = Some(now);
+            up.active_at = now;
             up.look_due = None;
             let seed_due = up.seed_due;
             fx.push(Effect::MarkReady { inc, seed_due });

@@ -8,26 +8,34 @@ impl Peer {
     pub(super) fn died(&mut self, inc: Incarnation, cause: DeathCause, now: Millis, fx: &mut Vec<Effect>) {
         match &self.session {
             Session::Up(up) if up.inc == inc => {
-                let (since, ending) = (up.since, up.end);
-                let claimed = self.flight.as_ref().map(|f| f.id().clone());
+                let (since, ending, armed) = (up.since, up.end, up.armed);
+                // A worker that has done its task may go.
+                let ending = ending.or((armed && cause == DeathCause::Exit(0)).then_some(EndWhy::Ephemeral));
+                let claimed = self.flight.as_ref().map(|f| f.id().clone()).or(self.task.as_ref().map(|t| t.entry.id().clone()));
                 let charge = !cause.by_host() && ending.is_none();
                 self.session = Session::Dead { inc };
                 self.hold = None;
                 match ending {
-                    Some(why) => self.came_to_rest(why == EndWhy::New, fx),
+                    Some(why) => self.came_to_rest(why, fx),
                     None => self.note_death(inc, cause, now - since, claimed, now, fx),
                 }
                 // What was being done to that session will not answer for the next one.
                 if matches!(self.doing, Some(Doing::Look | Doing::Key | Doing::Paste | Doing::Probe | Doing::Submit | Doing::End)) {
                     self.doing = None;
                 }
+                let worked = self.task.is_some();
+                self.task_after_end(ending, charge, fx);
                 self.flight_after_death(charge, fx);
+                if worked && !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
+                    self.check_crash_loop(now, fx);
+                }
             }
-            Session::Ending { inc: ending, then } if *ending == inc => {
-                let new = then.is_some();
+            Session::Ending { inc: ending, why } if *ending == inc => {
+                let why = *why;
                 self.doing = None;
                 self.session = Session::Dead { inc };
-                self.came_to_rest(new, fx);
+                self.came_to_rest(why, fx);
+                self.task_after_end(Some(why), false, fx);
                 self.flight_after_death(false, fx);
             }
             _ => {}
@@ -49,11 +57,18 @@ impl Peer {
         }
     }
 
-    /// An ordered end: eligible for resume like a sleep.
-    pub(super) fn came_to_rest(&mut self, new: bool, fx: &mut Vec<Effect>) {
-        self.markers.idle_reaped = !new;
-        if new {
-            self.wanted = Some(Wanted { cause: WantedBy::FolderLaunch });
+    /// An ordered end: eligible for resume like a sleep, unless the next session is to be a fresh one.
+    pub(super) fn came_to_rest(&mut self, why: EndWhy, fx: &mut Vec<Effect>) {
+        match why {
+            EndWhy::New => {
+                self.markers.idle_reaped = false;
+                self.wanted = Some(Wanted { cause: WantedBy::FolderLaunch });
+            }
+            EndWhy::Eager => {
+                self.markers.idle_reaped = false;
+                fx.push(Effect::Eager);
+            }
+            _ => self.markers.idle_reaped = self.wake_policy == WakePolicy::Warm,
         }
         fx.push(Effect::SetMarkers(self.markers.clone()));
     }
@@ -73,15 +88,28 @@ impl Peer {
         let excess = self.deaths.len().saturating_sub(16);
         self.deaths.drain(..excess);
         fx.push(Effect::SaveDeaths(self.deaths.clone()));
-        let recent = self.recent_deaths(now);
-        let back_off = BACKOFF_MS.saturating_mul(1 << recent.saturating_sub(1).min(10)).min(BACKOFF_MAX_MS);
+        let back_off = self.back_off();
         self.not_before = now + back_off;
+        if self.rules.keep_alive && !self.markers.stopped {
+            self.wanted.get_or_insert(Wanted { cause: WantedBy::KeepAlive });
+        }
         // When the dead process may have had a message, that is cleared up first: the message may turn
         // out to be the cause, and then its deaths leave the ring.
-        let open = self.flight.as_ref().is_some_and(Flight::maybe_injected);
+        let open = self.flight.as_ref().is_some_and(Flight::maybe_injected) || self.task.is_some();
         if (open || !self.check_crash_loop(now, fx)) && (!self.queue.is_empty() || self.flight.is_some()) {
             fx.push(Effect::Backoff { until_ms: back_off });
         }
+    }
+
+    /// Doubles with each death in a row, which a session ends that lived long, or that ended in order; then a
+    /// share of that, by lot, so that peers that died together do not come back together.
+    fn back_off(&self) -> Millis {
+        let last = self.deaths.last().map_or(0, |d| d.incarnation);
+        let in_row = |(n, d): &(usize, &Death)| d.age_ms < STABLE_MS && d.incarnation + *n as u64 == last;
+        let row = self.deaths.iter().rev().enumerate().take_while(in_row).count() as u32;
+        let most = BACKOFF_MS.saturating_mul(1 << row.saturating_sub(1).min(10)).min(BACKOFF_MAX_MS);
+        let lot = last.wrapping_add(self.identity.to_string().bytes().fold(0, |h: u64, b| h.wrapping_mul(31).wrapping_add(b.into())));
+        lot.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (most + 1)
     }
 
     pub(super) fn recent_deaths(&self, now: Millis) -> u32 {

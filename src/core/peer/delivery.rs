@@ -11,7 +11,19 @@ use crate::core::screen::{Class, Composer};
 
 impl Flight {
     pub(super) fn new(entry: Entry, attempt: u32, deaths: u32, stage: Stage, now: Millis) -> Self {
-        Flight { entry, attempt, deaths, stage, tries: 0, doubt: false, recovered: false, busy_at_submit: false, turn_ended: false, started: now }
+        Flight {
+            entry,
+            attempt,
+            deaths,
+            stage,
+            tries: 0,
+            doubt: false,
+            recovered: false,
+            busy_at_submit: false,
+            turn_ended: false,
+            answered: false,
+            started: now,
+        }
     }
     pub fn id(&self) -> &MessageId {
         self.entry.id()
@@ -465,6 +477,7 @@ impl Peer {
             up.turn = Turn::Working { message: Some(id) };
             up.interrupt_from = Some(now + URGENT_AFTER_MS);
         }
+        self.active(now);
     }
 
     pub(super) fn finish_flight(&mut self, state: State, evidence: Evidence, fx: &mut Vec<Effect>) {
@@ -483,8 +496,13 @@ impl Peer {
             topics.drain(..excess);
             fx.push(Effect::SetMarkers(self.markers.clone()));
         }
-        fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: Some(evidence), reason: None });
         fx.push(Effect::Report { inc: Some(inc), id, state, reason: None, evidence: Some(evidence), attempt: flight.attempt });
+        if self.is_task(&flight.entry) {
+            self.take_task(flight, state, evidence, fx);
+        } else {
+            self.heard_answer(&flight.entry, fx);
+            fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: Some(evidence), reason: None });
+        }
         self.set_hold(None, fx);
         self.report_ready(fx);
     }

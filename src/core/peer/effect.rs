@@ -75,6 +75,19 @@ pub enum Effect {
         evidence: Option<Evidence>,
         reason: Option<String>,
     },
+    /// The agent has its task; the record stays claimed until the task is done.
+    Taken {
+        entry: Entry,
+        evidence: Evidence,
+        state: State,
+    },
+    /// The open questions of a session, for the next daemon.
+    SaveAsked {
+        inc: Incarnation,
+        asked: Vec<MessageId>,
+    },
+    /// Launch this personality again, fresh, on its default runtime.
+    Eager,
     /// Put a damaged record aside and say so once.
     Quarantine {
         entry: Entry,
@@ -136,6 +149,25 @@ pub enum Effect {
     },
     Adopted {
         inc: Incarnation,
+    },
+    /// A decision about a session that nobody ordered.
+    Supervise {
+        inc: Incarnation,
+        action: &'static str,
+        age_ms: u64,
+        reason: String,
+        outcome: &'static str,
+    },
+    /// An ephemeral session begins a task.
+    Drain {
+        inc: Incarnation,
+        seq: u64,
+        depth: usize,
+    },
+    /// Its task is done.
+    Armed {
+        inc: Incarnation,
+        by: &'static str,
     },
     Order {
         verb: &'static str,

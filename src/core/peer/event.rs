@@ -1,8 +1,9 @@
 //! Every cause of action of a peer, on one screen.
 
 use super::{Death, Markers, Resumable, WantedBy};
-use crate::core::message::{Claim, Entry, MessageId, State};
-use crate::core::names::Incarnation;
+use crate::core::Millis;
+use crate::core::message::{Claim, Entry, Evidence, MessageId, State};
+use crate::core::names::{Incarnation, Party};
 use crate::core::screen::Look;
 
 #[derive(Debug, Clone)]
@@ -40,6 +41,31 @@ pub enum Event {
     /// The peer is removed from the host.
     Remove {
         by: String,
+    },
+    /// `refresh`: the next session is a fresh one.
+    Refresh {
+        by: String,
+    },
+    /// The agent of this session sent a message.
+    Sent {
+        inc: Incarnation,
+        id: MessageId,
+        to: Party,
+        in_reply_to: Option<MessageId>,
+    },
+    /// The agent says that it has nothing left to do.
+    SelfDone {
+        inc: Incarnation,
+    },
+    /// The agent wants a fresh session of itself.
+    SelfFresh {
+        inc: Incarnation,
+    },
+    /// The fresh session that it asked for is that of another runtime.
+    EagerDone,
+    /// The host slept for so long.
+    Suspended {
+        ms: Millis,
     },
     /// `new`: end what runs, then a fresh session.
     New {
@@ -132,6 +158,8 @@ pub enum Event {
 pub struct Restored {
     pub queue: Vec<Entry>,
     pub claim: Option<(Claim, Entry)>,
+    /// The task of an ephemeral session, and what proved that the agent has it.
+    pub task: Option<(Claim, Entry, Evidence)>,
     pub markers: Markers,
     pub resumable: Option<Resumable>,
     pub deaths: Vec<Death>,
@@ -148,6 +176,10 @@ pub struct Adopted {
     /// It had been proven ready.
     pub ready: bool,
     pub seed_due: bool,
+    /// Its launch, on the boot clock.
+    pub since: Millis,
+    /// Its own questions that nobody has answered.
+    pub asked: Vec<MessageId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -23,7 +23,7 @@ impl Peer {
 
     /// The next message that may go now: the first in order that no pacing holds back.
     pub(super) fn deliverable(&self, now: Millis) -> Option<usize> {
-        self.queue.iter().position(|e| e.not_before <= now)
+        self.queue.iter().position(|e| e.not_before <= now && self.fits(e))
     }
 
     /// Whether mail waits for which a session may be started now.

@@ -7,7 +7,7 @@
 //!
 //! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds), `turn` (hooks, the end of a turn, output),
 //! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
-//! `intake` (mail in and out of the queue), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
+//! `intake` (mail in and out of the queue), `sleep` (the end of a session in which nothing happens), `task` (of an ephemeral session), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
 mod aftermath;
 mod boot;
@@ -17,7 +17,9 @@ pub mod effect;
 pub mod event;
 mod intake;
 pub mod recover;
+pub mod sleep;
 pub mod step;
+pub mod task;
 mod turn;
 pub mod wake;
 
@@ -33,7 +35,9 @@ use super::runtime::Definition;
 use super::screen::Look;
 use effect::Effect;
 use serde::{Deserialize, Serialize};
+pub use sleep::RestRules;
 use std::sync::Arc;
+pub use task::Task;
 
 /// Least time between two looks while a session starts.
 pub const BOOT_LOOK_GAP_MS: Millis = 40;
@@ -74,6 +78,8 @@ pub const TYPING_MS: Millis = 2_000;
 pub const RETRY_MS: Millis = 200;
 /// Deaths of an agent under one claim after which the message is given up.
 pub const DEATHS_PER_MESSAGE: u32 = 3;
+/// A session that lived so long ends a row of deaths.
+pub const STABLE_MS: Millis = 600_000;
 /// First back-off after a death; doubles with each further death in the window.
 pub const BACKOFF_MS: Millis = 1_000;
 /// Longest back-off.
@@ -98,10 +104,15 @@ pub struct Peer {
     pub wake_policy: WakePolicy,
     pub resume_policy: ResumePolicy,
     pub at_most_once: bool,
+    /// A person talks to it: it goes on where it was.
+    pub person_facing: bool,
+    pub rules: RestRules,
     pub session: Session,
     /// Waiting mail in the order of delivery; the message in flight is not among it.
     pub queue: Vec<Entry>,
     pub flight: Option<Flight>,
+    /// What an ephemeral session is working on.
+    pub task: Option<Task>,
     pub markers: Markers,
     /// The conversation that a resume would name.
     pub resumable: Option<Resumable>,
@@ -145,9 +156,19 @@ pub struct Markers {
     pub stopped: bool,
     pub idle_reaped: bool,
     pub fresh_next: bool,
+    /// When its session is over, it comes back at once, fresh.
+    pub new_eager: bool,
+    /// The task of an ephemeral session is done.
+    pub ephemeral_armed: Option<Armed>,
     /// Nothing is started and nothing delivered until it is lifted.
     pub frozen: bool,
     pub topics: Vec<String>,
+}
+
+/// Which session has done its task; an empty file means the one that runs when it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Armed {
+    pub inc: Option<Incarnation>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,6 +203,19 @@ pub enum WantedBy {
     Attach,
     /// `start`, and the wake call of the API.
     Start,
+    /// It asked for a fresh session of itself.
+    Eager,
+    /// `keep_alive`, after a death.
+    KeepAlive,
+    /// The host came back.
+    Restore,
+}
+
+impl WantedBy {
+    /// Nobody ordered it: a stopped peer stays stopped.
+    pub(super) fn by_itself(self) -> bool {
+        matches!(self, WantedBy::Eager | WantedBy::KeepAlive | WantedBy::Restore)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +228,7 @@ pub enum Session {
     Up(Box<Up>),
     Ending {
         inc: Incarnation,
-        then: Option<WantedBy>,
+        why: EndWhy,
     },
     /// Died; what is left of it is being collected.
     Dead {
@@ -239,6 +273,20 @@ pub struct Up {
     pub draft_told: bool,
     /// When urgent mail may press the interrupt key; `None`: it has, in this turn.
     pub interrupt_from: Option<Millis>,
+    /// The last turn event, delivery, message of its own, wake or attached person.
+    pub active_at: Millis,
+    /// A session that was not at rest when its bound had passed is not looked at again before.
+    pub doze_until: Millis,
+    /// The look under way decides about its rest.
+    pub drowsy: bool,
+    /// It said that it has nothing left to do.
+    pub done: bool,
+    /// It asked for a fresh session, and ends with its turn.
+    pub eager: bool,
+    /// Its one task is done.
+    pub armed: bool,
+    /// Its own questions to others that nobody has answered.
+    pub asked: Vec<MessageId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,6 +295,18 @@ pub enum EndWhy {
     New,
     /// The operator ends the daemon with all its sessions: they sleep.
     Rest,
+    /// Nothing happens in it.
+    Idle,
+    /// Older than its peer allows.
+    Age,
+    /// An ephemeral session whose task is done.
+    Ephemeral,
+    /// An ephemeral session that never said so.
+    Unarmed,
+    /// It asked for a fresh session of itself.
+    Eager,
+    /// A turn that no interrupt ends.
+    Force,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,6 +336,8 @@ pub struct Flight {
     pub busy_at_submit: bool,
     /// The turn's end was reported before its evidence.
     pub turn_ended: bool,
+    /// So was its answer.
+    pub answered: bool,
     pub started: Millis,
 }
 
@@ -371,7 +433,9 @@ impl Peer {
 
     /// Whether output on the terminal can change a decision now.
     pub fn wants_output(&self) -> bool {
-        self.up().is_some_and(|up| up.ready_at.is_none() || self.flight.is_some() || !self.queue.is_empty())
+        // A program that tells nothing of its turns is known to be at work by what it draws.
+        let only_sign = !self.definition.tells_turns() && self.rest_due().is_some();
+        self.up().is_some_and(|up| up.ready_at.is_none() || self.flight.is_some() || !self.queue.is_empty() || only_sign)
     }
 
     fn enqueue(&mut self, entry: Entry) {

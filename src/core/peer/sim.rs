@@ -95,6 +95,7 @@ impl Sim {
                 keeper: process.clone(),
                 pane: "%0".into(),
                 transcript: None,
+                taken: None,
                 released: false,
             };
             (claim, entry)
@@ -104,11 +105,18 @@ impl Sim {
         let restored = Restored {
             queue: self.disk.accepted.iter().filter(|e| Some(e.id()) != claimed.as_ref()).cloned().collect(),
             claim,
+            task: None,
             markers: self.disk.markers.clone(),
             resumable: None,
             deaths: self.disk.deaths.clone(),
             incarnation,
-            adopted: alive.map(|inc| Adopted { inc, ready: self.recorded.is_some_and(|(i, ready)| i == inc && ready), seed_due: false }),
+            adopted: alive.map(|inc| Adopted {
+                inc,
+                ready: self.recorded.is_some_and(|(i, ready)| i == inc && ready),
+                seed_due: false,
+                since: 0,
+                asked: Vec::new(),
+            }),
             lost: self.recorded.filter(|_| alive.is_none()).map(|(inc, _)| (inc, cause.unwrap_or(DeathCause::Signal(9)))),
         };
         self.down = false;

@@ -15,9 +15,12 @@ impl Peer {
             wake_policy: WakePolicy::default(),
             resume_policy: ResumePolicy::default(),
             at_most_once: false,
+            person_facing: false,
+            rules: RestRules::default(),
             session: Session::None,
             queue: Vec::new(),
             flight: None,
+            task: None,
             markers: Markers::default(),
             resumable: None,
             deaths: Vec::new(),
@@ -37,6 +40,8 @@ impl Peer {
         let mut fx = Vec::new();
         self.take(event, now, &mut fx);
         self.expire(now, &mut fx);
+        self.mind_task(&mut fx);
+        self.mind_eager(now, &mut fx);
         self.advance(now, &mut fx);
         fx
     }
@@ -56,8 +61,9 @@ impl Peer {
             Session::Up(up) if up.ready_at.is_none() => up.look_due,
             Session::Up(up) if self.deliverable(now).is_some() => {
                 let look = up.look_due.unwrap_or(now);
-                Some(self.interrupt_due(now).map_or(look, |at| at.min(look)))
+                [Some(look), self.interrupt_due(now), self.rest_due().filter(|_| self.age_limited())].into_iter().flatten().min()
             }
+            Session::Up(_) => self.rest_due(),
             _ => None,
         };
         [due.map(|d| d.max(now)), mail.map(|d| d.max(now))].into_iter().flatten().min()
@@ -98,7 +104,7 @@ impl Peer {
                 fx.push(Effect::Order { verb: "remove", by });
             }
             Event::Want(cause) => {
-                if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) {
+                if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) && !(self.markers.stopped && cause.by_itself()) {
                     self.wanted = Some(Wanted { cause });
                     if !self.markers.stopped {
                         self.clear_launch_hold(fx);
@@ -112,7 +118,7 @@ impl Peer {
                 fx.push(Effect::Order { verb: "stop", by });
                 match &mut self.session {
                     Session::Up(up) => up.end = Some(EndWhy::Stop),
-                    Session::Ending { then, .. } => *then = None,
+                    Session::Ending { why, .. } => *why = EndWhy::Stop,
                     _ => {}
                 }
             }
@@ -136,7 +142,7 @@ impl Peer {
                 self.clear_launch_hold(fx);
                 match &mut self.session {
                     Session::Up(up) => up.end = Some(EndWhy::New),
-                    Session::Ending { then, .. } => *then = Some(WantedBy::FolderLaunch),
+                    Session::Ending { why, .. } => *why = EndWhy::New,
                     _ => self.wanted = Some(Wanted { cause: WantedBy::FolderLaunch }),
                 }
             }
@@ -148,6 +154,22 @@ impl Peer {
                     fx.push(Effect::Order { verb: "stop", by: "daemon-stop".into() });
                 }
             }
+            Event::Refresh { by } => {
+                self.markers.fresh_next = true;
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+                fx.push(Effect::Order { verb: "refresh", by });
+            }
+            Event::Sent { inc, id, to, in_reply_to } if self.is_current(inc) => {
+                self.sent(id, &to, in_reply_to.as_ref(), fx);
+                self.active(now);
+            }
+            Event::SelfDone { inc } if self.is_current(inc) => self.self_done(now, fx),
+            Event::SelfFresh { inc } if self.is_current(inc) => self.self_fresh(now, fx),
+            Event::EagerDone => {
+                self.markers.new_eager = false;
+                fx.push(Effect::SetMarkers(self.markers.clone()));
+            }
+            Event::Suspended { ms } => self.suspended(ms),
             Event::Drain => self.draining = true,
             Event::Tick => {}
             Event::Hook { inc, fact } if self.is_current(inc) => self.hook(fact, now, fx),
@@ -217,6 +239,7 @@ impl Peer {
                 }
             }
             // An event of an incarnation that is gone.
+            Event::Sent { .. } | Event::SelfDone { .. } | Event::SelfFresh { .. } => {}
             Event::Hook { .. } | Event::TranscriptShows { .. } | Event::TranscriptTurnEnd { .. } | Event::Output { .. } => {}
         }
     }
@@ -297,6 +320,10 @@ impl Peer {
         let adopted_inc = restored.adopted.as_ref().map(|a| a.inc);
         if let Some(adopted) = restored.adopted {
             let mut up = Up::new(adopted.inc, now);
+            up.since = adopted.since.min(now);
+            up.asked = adopted.asked;
+            up.armed = self.markers.ephemeral_armed.as_ref().is_some_and(|a| a.inc.is_none_or(|inc| inc == adopted.inc));
+            up.eager = self.markers.new_eager;
             up.ready_at = adopted.ready.then_some(now);
             up.reported = adopted.ready;
             up.seed_due = adopted.seed_due;
@@ -316,6 +343,9 @@ impl Peer {
             let same = adopted_inc == Some(claim.incarnation);
             self.restore_flight(entry, claim.attempt, claim.deaths, same, charge_death, now);
         }
+        if let Some((claim, entry, evidence)) = restored.task {
+            self.restore_task(&claim, entry, evidence, charge_death, fx);
+        }
         if let Some((inc, cause)) = restored.lost {
             self.session = Session::Dead { inc };
             // A daemon killed while it collected a dead session has counted this death already.
@@ -332,10 +362,19 @@ impl Peer {
         if !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
             self.check_crash_loop(now, fx);
         }
+        if self.markers.new_eager && self.up().is_none() && !self.markers.stopped {
+            // It ended as it wished, and the daemon with it.
+            fx.push(Effect::Eager);
+        }
     }
 
     fn looked(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
         self.seen(look, now);
+        self.mind_look(look, now, fx);
+        self.mind_rest(look, now, fx);
+    }
+
+    fn mind_look(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
         if look.dead {
             // The keeper's end brings the death; a dead pane alone is only a reason not to type.
             self.look_at(now + RETRY_MS);
@@ -412,7 +451,7 @@ impl Peer {
                 let (inc, ready, due) = (up.inc, up.ready_at.is_some(), up.look_due);
                 let looks_due = due.is_some_and(|d| d <= now);
                 if let Some(why) = up.end {
-                    self.session = Session::Ending { inc, then: (why == EndWhy::New).then_some(WantedBy::FolderLaunch) };
+                    self.session = Session::Ending { inc, why };
                     self.hold = None;
                     self.act(Doing::End, Effect::End { inc }, fx);
                 } else if !ready {
@@ -426,6 +465,11 @@ impl Peer {
                     }
                 } else if self.flight.is_some() {
                     self.drive_flight(now, fx);
+                } else if self.rest_due().is_some_and(|due| due <= now) && (self.deliverable(now).is_none() || self.too_old(now)) {
+                    if let Some(up) = self.up_mut() {
+                        up.drowsy = true;
+                    }
+                    self.act(Doing::Look, Effect::Look { inc }, fx);
                 } else if self.deliverable(now).is_some() {
                     if self.hold.is_none() || self.may_interrupt(now) {
                         self.start_flight(now, fx);
@@ -492,6 +536,13 @@ impl Up {
             draft_since: None,
             draft_told: false,
             interrupt_from: None,
+            active_at: now,
+            doze_until: 0,
+            drowsy: false,
+            done: false,
+            eager: false,
+            armed: false,
+            asked: Vec::new(),
         }
     }
 }

@@ -30,6 +30,7 @@ fn entry(n: u64) -> Entry {
         key: Key { id: id(n), seq: n, urgent: false },
         from: Party::Operator,
         topic: None,
+        in_reply_to: None,
         hops: 0,
         fence: "k3v9q2".into(),
         raw: false,
@@ -644,10 +645,15 @@ fn an_adopted_session_with_a_claim_is_continued_by_its_marks() {
             keeper: process,
             pane: "%0".into(),
             transcript: None,
+            taken: None,
             released: false,
         };
-        let restored =
-            Restored { claim: Some((claim, entry(1))), incarnation: 4, adopted: Some(Adopted { inc: 4, ready: true, seed_due: false }), ..Restored::default() };
+        let restored = Restored {
+            claim: Some((claim, entry(1))),
+            incarnation: 4,
+            adopted: Some(Adopted { inc: 4, ready: true, seed_due: false, since: 0, asked: Vec::new() }),
+            ..Restored::default()
+        };
         w.event(Event::Restored(Box::new(restored)));
         w.pass(100);
         assert_eq!(w.pasted[&(4, id(1))], 1, "one copy");
@@ -675,7 +681,7 @@ fn a_stop_whose_daemon_died_is_carried_on() {
     let mut w = World::new();
     w.alive = Some(4);
     let markers = Markers { stopped: true, ..Markers::default() };
-    let adopted = Some(Adopted { inc: 4, ready: true, seed_due: false });
+    let adopted = Some(Adopted { inc: 4, ready: true, seed_due: false, since: 0, asked: Vec::new() });
     w.event(Event::Restored(Box::new(Restored { markers, incarnation: 4, adopted, queue: vec![entry(1)], ..Restored::default() })));
     w.pass(60_000);
     assert_eq!((w.alive, w.peer.state_word(), w.turns.len()), (None, "stopped", 0));
@@ -698,6 +704,7 @@ fn a_third_death_while_no_daemon_ran_is_the_messages_and_no_crash_loop() {
         keeper: process,
         pane: "%0".into(),
         transcript: None,
+        taken: None,
         released: false,
     };
     let restored = Restored {

@@ -26,6 +26,10 @@ impl Peer {
                 }
             }
             HookFact::PromptSubmitted { ids } => {
+                if let Some(up) = self.up_mut() {
+                    // Whoever said that there is nothing left has been given something.
+                    up.done = false;
+                }
                 let ours = self.flight.as_ref().is_some_and(|f| ids.contains(f.id()));
                 self.on_evidence(&ids, Evidence::Hook, now, fx);
                 if let (false, Some(up)) = (ours, self.up_mut()) {
@@ -35,12 +39,14 @@ impl Peer {
                         up.interrupt_from = Some(now + URGENT_AFTER_MS);
                     }
                 }
+                self.active(now);
             }
             HookFact::TurnEnded => self.turn_ended(now, fx),
             HookFact::PermissionAsked => {
                 if let Some(up) = self.up_mut() {
                     up.turn = Turn::Waiting;
                 }
+                self.active(now);
             }
         }
     }
@@ -53,16 +59,23 @@ impl Peer {
             // The guard of the next paste looks for itself.
             self.set_hold(None, fx);
         }
+        if let Some(task) = &mut self.task {
+            task.turned = true;
+        }
         if let Some(up) = self.up_mut() {
             up.turn = Turn::Idle;
             up.look_due = Some(now);
         }
+        self.active(now);
     }
 
     pub(super) fn output(&mut self, now: Millis) {
         let waits = self.flight.is_some() || !self.queue.is_empty();
         let acting = self.doing.is_some();
         self.flight_output(now);
+        if !self.definition.tells_turns() {
+            self.active(now);
+        }
         if let Some(up) = self.up_mut() {
             up.moved |= acting;
             if up.ready_at.is_none() {

@@ -21,7 +21,9 @@ impl Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WakeCause {
     FolderLaunch,
+    SelfFresh,
     Attach,
+    Restore,
     SoftReload,
     EphemeralPolicy,
     CrashOrSelfClose,
@@ -38,7 +40,9 @@ impl WakeCause {
     pub fn word(self) -> &'static str {
         match self {
             WakeCause::FolderLaunch => "folder-launch",
+            WakeCause::SelfFresh => "self-fresh",
             WakeCause::Attach => "attach",
+            WakeCause::Restore => "restore",
             WakeCause::SoftReload => "soft-reload",
             WakeCause::EphemeralPolicy => "ephemeral-policy",
             WakeCause::CrashOrSelfClose => "crash-or-self-close",
@@ -59,7 +63,9 @@ pub fn decide(peer: &Peer, wanted: Option<WantedBy>, topic: Option<&str>) -> (Mo
     let slept = peer.markers.idle_reaped;
     match (wanted, proven) {
         (Some(WantedBy::FolderLaunch), _) => (Mode::Fresh, WakeCause::FolderLaunch),
+        (Some(WantedBy::Eager), _) => (Mode::Fresh, WakeCause::SelfFresh),
         (Some(WantedBy::Attach), Some(resume)) => (resume, WakeCause::Attach),
+        (Some(WantedBy::Restore), Some(resume)) if peer.wake_policy == WakePolicy::Warm => (resume, WakeCause::Restore),
         _ if peer.markers.fresh_next => (Mode::Fresh, WakeCause::SoftReload),
         _ if peer.wake_policy == WakePolicy::Ephemeral => (Mode::Fresh, WakeCause::EphemeralPolicy),
         (_, proven) if !slept => match (peer.resume_policy, proven) {
@@ -67,7 +73,7 @@ pub fn decide(peer: &Peer, wanted: Option<WantedBy>, topic: Option<&str>) -> (Mo
             _ if peer.incarnation == 0 => (Mode::Fresh, WakeCause::FirstWake),
             _ => (Mode::Fresh, WakeCause::CrashOrSelfClose),
         },
-        (_, Some(resume)) if peer.resume_policy == ResumePolicy::Always => (resume, WakeCause::IdleReapedHuman),
+        (_, Some(resume)) if peer.person_facing || peer.resume_policy == ResumePolicy::Always => (resume, WakeCause::IdleReapedHuman),
         _ if topic.is_none() || peer.resume_policy == ResumePolicy::Never => (Mode::Fresh, WakeCause::IdleReapedNoTopic),
         _ if !peer.markers.topics.iter().any(|t| Some(t.as_str()) == topic) => (Mode::Fresh, WakeCause::IdleReapedNewTopic),
         (_, Some(resume)) => (resume, WakeCause::IdleReapedResume),

@@ -1,0 +1,111 @@
+//! Sessions in which nothing happens are put to sleep, and only those; mail wakes them as the table says.
+
+use crate::harness::{Host, body_of};
+use std::time::{Duration, Instant};
+
+/// A host on which a session without activity sleeps after a second.
+fn drowsy(names: &[&str]) -> Host {
+    Host::with_config("idle_secs: 1\n", names)
+}
+
+fn asleep(host: &Host, name: &str) -> bool {
+    host.presence(name)["state"] == "asleep"
+}
+
+/// What must not happen is given time to happen.
+fn for_a_while(host: &Host, seconds: u64, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(seconds) {
+        assert!(holds(), "{}", host.evidence());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn an_idle_session_sleeps_and_mail_on_its_topic_resumes_its_conversation() {
+    let host = drowsy(&["a"]);
+    let send = |text: &str, topic: &[&str]| {
+        let args = [&["send", "a", text, "--wait", "submitted", "--timeout", "60"], topic].concat();
+        host.run(&args).ok();
+    };
+    send("one", &["--topic", "release"]);
+    let first = host.session("echo-a").unwrap()["session_id"].clone();
+    host.until("it sleeps", || asleep(&host, "a"));
+    send("two", &["--topic", "release"]);
+    assert_eq!(host.session("echo-a").unwrap()["session_id"], first, "the same conversation");
+    host.until("it sleeps again", || asleep(&host, "a"));
+    send("three", &["--topic", "another"]);
+    assert_ne!(host.session("echo-a").unwrap()["session_id"], first, "a fresh one");
+    host.until("and again", || asleep(&host, "a"));
+    send("four", &[]);
+    let log = host.lifecycle();
+    let causes: Vec<&str> = log.lines().filter(|l| l.contains("ev=wake ")).filter_map(|l| l.split("cause=").nth(1)?.split(' ').next()).collect();
+    assert_eq!(causes, ["first-wake", "idle-reaped-resume", "idle-reaped-new-topic", "idle-reaped-no-topic"], "{log}");
+    assert!(log.contains("ev=supervise identity=echo-a inc=1 action=reaped-idle"), "{log}");
+    assert!(!log.contains("ev=death"), "a sleep is no death\n{log}");
+    assert_eq!(host.turns("a").len(), 4);
+}
+
+#[test]
+fn a_long_silent_turn_is_not_idleness() {
+    let host = drowsy(&["a"]);
+    host.deliver("a", "work: 4s\nsay: done");
+    for_a_while(&host, 3, || host.presence("a")["turn"] == "working");
+    host.until("it sleeps when its turn is over", || asleep(&host, "a"));
+    let log = host.lifecycle();
+    assert_eq!(log.matches("action=reaped-idle").count(), 1, "{log}");
+}
+
+#[test]
+fn a_draft_and_a_dialog_keep_a_session_awake() {
+    let host = drowsy(&["a", "b"]);
+    host.deliver("a", "hello");
+    host.type_keys("echo-a", &["half a thou"]);
+    host.deliver("b", "ask: sure?");
+    for_a_while(&host, 4, || !asleep(&host, "a") && !asleep(&host, "b"));
+    assert!(host.screen("a").contains("half a thou"));
+    host.type_keys("echo-a", &["C-u"]);
+    host.until("the draft is gone, it sleeps", || asleep(&host, "a"));
+}
+
+#[test]
+fn a_session_older_than_allowed_ends_between_turns_also_under_mail() {
+    let mut host = Host::with_config("max_age_secs: 2\nidle_secs: 0\n", &["a"]);
+    for n in 0..12 {
+        host.deliver("a", &format!("work: 300ms\nsay: {n}"));
+    }
+    host.until("it was replaced", || host.lifecycle().contains("action=reaped-age"));
+    let turns = host.turns("a");
+    assert_eq!(turns.len(), 12, "no turn was cut, none repeated: {turns:?}");
+    host.stop_daemon();
+}
+
+#[test]
+fn an_idle_session_found_by_a_new_daemon_sleeps_too_and_zero_means_never() {
+    let mut host = drowsy(&["a"]);
+    host.deliver("a", "hello");
+    host.kill_daemon();
+    host.start();
+    host.until("it sleeps", || asleep(&host, "a"));
+    let host = Host::with_config("idle_secs: 0\n", &["a"]);
+    host.deliver("a", "hello");
+    for_a_while(&host, 2, || !asleep(&host, "a"));
+}
+
+#[test]
+fn a_daemon_that_was_stopped_for_a_while_reaps_nobody_for_it() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let host = Host::with_config("idle_secs: 4\n", &["a"]);
+    host.deliver("a", "work: 8s\nsay: done");
+    let pid = Pid::from_raw(host.daemon_pid());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    // Longer than the bound: the turn goes on meanwhile.
+    std::thread::sleep(Duration::from_secs(5));
+    kill(pid, Signal::SIGCONT).unwrap();
+    host.until("the turn is over", || host.presence("a")["turn"] == "idle");
+    assert!(!host.lifecycle().contains("ev=supervise"), "{}", host.lifecycle());
+    host.deliver("a", "again");
+    assert!(host.turns("a").iter().any(|t| body_of(t) == "again"));
+    assert_eq!(host.session("echo-a").unwrap()["incarnation"], 1);
+}
