@@ -2,5 +2,6 @@
 
 pub mod caller;
 pub mod client;
+pub mod control;
 pub mod routes;
 pub mod shapes;

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 /// Longest request body: a message of any allowed size, escaped as JSON at worst.
 const BODY_LIMIT: usize = 16 * 1024 * 1024;
 /// Longest wait that one request may ask for.
-const WAIT_LIMIT_SECS: u64 = 24 * 3600;
+pub(super) const WAIT_LIMIT_SECS: u64 = 24 * 3600;
 
 #[derive(Clone)]
 pub struct App {
@@ -53,7 +53,7 @@ impl IntoResponse for Failed {
     }
 }
 
-type Answer<T> = Result<Json<T>, Failed>;
+pub(super) type Answer<T> = Result<Json<T>, Failed>;
 
 pub fn router(app: App) -> Router {
     Router::new()
@@ -78,6 +78,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/inbox", get(inbox))
         .route("/v1/hook", post(hook))
         .route("/v1/shutdown", post(shutdown))
+        .merge(super::control::routes())
         .fallback(async || Failed(Fault::new(Code::Invalid, "no such route")))
         .method_not_allowed_fallback(async || Failed(Fault::new(Code::Invalid, "this route does not take this method")))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -85,18 +86,18 @@ pub fn router(app: App) -> Router {
 }
 
 impl App {
-    fn who(&self, caller: &Caller) -> Who {
+    pub(super) fn who(&self, caller: &Caller) -> Who {
         caller.identify(&self.host.root, |process| self.host.keeper_of(process))
     }
 
-    fn somebody(&self, caller: &Caller) -> Result<(), Failed> {
+    pub(super) fn somebody(&self, caller: &Caller) -> Result<(), Failed> {
         match self.who(caller) {
             Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
             _ => Ok(()),
         }
     }
 
-    fn operator(&self, caller: &Caller, what: &str) -> Result<(), Failed> {
+    pub(super) fn operator(&self, caller: &Caller, what: &str) -> Result<(), Failed> {
         match self.who(caller) {
             Who::Operator => Ok(()),
             Who::Peer(identity, _) => Err(Fault::new(Code::NotAllowed, format!("{identity} may not {what}: that is the operator's")).into()),
@@ -106,7 +107,7 @@ impl App {
 }
 
 /// A request body; one that is too large or cut short is refused like everything else, in an envelope.
-struct Body(Bytes);
+pub(super) struct Body(Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Body {
     type Rejection = Failed;
@@ -119,7 +120,7 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 }
 
 /// Query parameters, refused in an envelope, too.
-struct Params<T>(T);
+pub(super) struct Params<T>(pub(super) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Failed;
@@ -129,7 +130,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Params<
     }
 }
 
-fn body<T: DeserializeOwned>(Body(bytes): &Body) -> Result<T, Failed> {
+pub(super) fn body<T: DeserializeOwned>(Body(bytes): &Body) -> Result<T, Failed> {
     serde_json::from_slice(bytes).map_err(|e| Fault::new(Code::Invalid, format!("the request body: {e}")).into())
 }
 

@@ -294,6 +294,24 @@ pub struct WakeRequest {
     pub fresh: bool,
 }
 
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InterruptRequest {
+    /// When the turn does not end, end its session.
+    pub force: bool,
+}
+
+/// Where a peer stood when the wait for it was over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WaitedView {
+    pub identity: Identity,
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
 /// How to attach to a live session.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AttachView {

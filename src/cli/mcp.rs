@@ -6,6 +6,7 @@ use crate::api::client::{ANSWER, Client};
 use crate::api::shapes::{MessageView, PeerView, Recipients, SendRequest, Via};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::MessageId;
+use crate::core::names::Identity;
 use crate::daemon::accept;
 use crate::runtime::hooks::TOOLS_LISTED;
 use crate::store::layout::Root;
@@ -73,10 +74,16 @@ fn tools() -> Vec<Tool> {
             "attachments": {"type": "array", "items": {"type": "string"}, "description": "absolute paths of files in your own folder; the recipient gets copies"}
         }
     }));
-    let list = schema(json!({"type": "object", "additionalProperties": false, "properties": {}}));
+    let nothing = schema(json!({"type": "object", "additionalProperties": false, "properties": {}}));
     vec![
         Tool::new("send_to_peer", "Sends a message to another agent of this host, or to the operator. Returns its id once it is durably accepted.", send),
-        Tool::new("list_peers", "Lists the agents of this host with their state and description.", list),
+        Tool::new("list_peers", "Lists the agents of this host with their state and description.", nothing.clone()),
+        Tool::new("self_done", "Says that this session has nothing left to do: its task is acknowledged, and it may be put to sleep.", nothing.clone()),
+        Tool::new(
+            "self_fresh",
+            "Asks for a fresh session of yourself: this one ends when your turn is over, with everything in its context, and a new one begins.",
+            nothing,
+        ),
     ]
 }
 
@@ -105,6 +112,8 @@ impl ServerHandler for Bridge {
                 Err(error) => Err(Fault::new(Code::Invalid, format!("the arguments of send_to_peer: {error}"))),
             },
             "list_peers" => self.list().await,
+            "self_done" => self.of_itself("done").await,
+            "self_fresh" => self.of_itself("fresh").await,
             other => return Err(ErrorData::invalid_params(format!("no tool is named {other}"), None)),
         };
         Ok(CallToolResponse::from(match outcome {
@@ -139,6 +148,12 @@ impl Bridge {
             [one] => told(one),
             many => json!({ "copies": many.iter().map(told).collect::<Vec<_>>() }),
         })
+    }
+
+    async fn of_itself(&self, what: &str) -> Result<serde_json::Value, Fault> {
+        let mut client = Client::connect(&self.root).await?;
+        let identity: Identity = client.post(&format!("/v1/self/{what}"), &json!({}), ANSWER).await?;
+        Ok(json!({ "identity": identity, "noted": what }))
     }
 
     async fn list(&self) -> Result<serde_json::Value, Fault> {

@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "the command line is a program of its own: it starts tmux clients and waits with deadlines")]
 
 mod attach;
+mod control;
 mod daemon;
 mod explain;
 mod hook;
@@ -84,6 +85,8 @@ enum Verb {
     Start(PeersArgs),
     /// Replace a peer's session by a fresh one.
     New(PeerArg),
+    #[command(flatten)]
+    Control(control::ControlVerb),
     /// Show or follow the logs.
     Logs(LogsArgs),
     /// Serve send_to_peer and list_peers over stdio (started by agent programs).
@@ -312,7 +315,7 @@ struct PeerArg {
 }
 
 #[derive(Args)]
-struct PeersArgs {
+pub struct PeersArgs {
     /// Personality or identity.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     peer: Option<String>,
@@ -486,6 +489,7 @@ async fn dispatch(root: Root, cli: Cli) -> Outcome {
         Verb::Stop(args) => peers::stop(&root, args, as_json).await,
         Verb::Start(args) => peers::start(&root, args, as_json).await,
         Verb::New(args) => peers::new(&root, &args.peer, as_json).await,
+        Verb::Control(verb) => control::run(&root, verb, as_json).await,
         Verb::Logs(args) => logs::logs(&root, args).await,
         Verb::Mcp => mcp::serve(root).await,
         Verb::Hook(args) => hook::hook(&root, &args.event).await,

@@ -209,7 +209,7 @@ fn ask(folder: &Path, runtime: &RuntimeName) -> Result<(), Fault> {
     if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") { Ok(()) } else { Err(refuse()) }
 }
 
-async fn chosen(client: &mut Client, args: &PeersArgs) -> Result<Vec<String>, Fault> {
+pub(super) async fn chosen(client: &mut Client, args: &PeersArgs) -> Result<Vec<String>, Fault> {
     match &args.peer {
         Some(peer) => Ok(vec![peer.clone()]),
         None => {

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// Live sessions on this host; left out: one for each 512 MiB of memory, at most 64.
+    pub live_peers: Option<usize>,
     /// Largest body, in bytes.
     pub body_bytes: usize,
     /// Longest topic, in characters; one line.
@@ -47,6 +49,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
+            live_peers: None,
             body_bytes: 1024 * 1024,
             topic_chars: 200,
             waiting_per_peer: 1000,

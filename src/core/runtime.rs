@@ -244,6 +244,9 @@ pub struct Turn {
     /// Fields of a turn's end that hold the turn's final text.
     pub final_text: Vec<String>,
     pub session_end: Vec<String>,
+    /// A row of the conversation with which the text of a turn begins: what stands above belongs to older
+    /// turns.
+    pub shown: Option<Pattern>,
     /// Hook fields that, when present and not empty, mark an event of a sub-agent or of work that goes
     /// on: such an event is ignored.
     pub ignore_with: Vec<String>,
@@ -299,6 +302,8 @@ pub struct Control {
     pub interrupt: Option<KeyName>,
     /// How urgent mail interrupts a turn: the key, pressed while this is on the screen. Absent: it waits.
     pub urgent: Option<Frame>,
+    /// What a person types to let the program shorten its conversation.
+    pub compact: Option<String>,
     /// What a person types to end the program.
     pub quit: Option<String>,
     /// Environment names that mark children which leave the process group.

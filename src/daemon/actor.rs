@@ -7,19 +7,17 @@ use super::acts::{self, Outcome};
 use super::host::Host;
 use super::live::Live;
 use super::logs::Line;
+use super::policy;
 use super::restore;
 use crate::api::shapes::{Answer, AnsweredBy};
 use crate::core::Millis;
 use crate::core::message::{Claim, Entry, Message, MessageId, State};
 use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::effect::Effect;
-use crate::core::peer::event::{Event, HookFact};
-use crate::core::peer::{Peer, RestRules, Resumable, Timing, Turn};
-use crate::core::profile::{Managed, Profile, WakePolicy};
-use crate::core::runtime::{Definition, SessionIdFrom};
-use crate::core::settings::{EPHEMERAL_MAX_AGE_SECS, Settings};
+use crate::core::peer::event::{DeathCause, Event, HookFact};
+use crate::core::peer::{Peer, Resumable, Session, Turn, WantedBy};
+use crate::core::settings::Restore;
 use crate::runtime::hooks::Heard;
-use crate::runtime::load::Runtimes;
 use crate::store::disk::{OsDisk, remove_if_there};
 use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
@@ -157,7 +155,7 @@ pub struct Actor {
 
 impl Actor {
     fn new(host: Arc<Host>, identity: Identity, inbox: mpsc::WeakSender<Inbox>, publish: watch::Sender<Snapshot>) -> Self {
-        let peer = fresh_peer(&host, &identity);
+        let peer = policy::fresh_peer(&host, &identity);
         let suspended = host.clock.boot_ms().saturating_sub(host.clock.awake_ms());
         Actor {
             suspended,
@@ -199,10 +197,10 @@ impl Actor {
                     Err(error) => Next::Broken(error.to_string()),
                 },
                 got = receiver.recv() => match got {
-                    Some(inbox) => Next::Inbox(inbox),
+                    Some(inbox) => Next::Inbox(Box::new(inbox)),
                     None => return,
                 },
-                () = sleep => Next::Inbox(Inbox::Event(Event::Tick)),
+                () = sleep => Next::Inbox(Box::new(Inbox::Event(Event::Tick))),
             };
             match next {
                 Next::Outcome(outcome) => self.outcome(*outcome).await,
@@ -210,7 +208,7 @@ impl Actor {
                     tracing::error!(identity = %self.identity, %error, "an act broke; the peer is rebuilt from disk");
                     self.rebuild().await;
                 }
-                Next::Inbox(inbox) => self.hear(inbox).await,
+                Next::Inbox(inbox) => self.hear(*inbox).await,
             }
         }
     }
@@ -231,7 +229,7 @@ impl Actor {
         self.tasks = JoinSet::new();
         self.live = None;
         self.message = None;
-        self.peer = fresh_peer(&self.host, &self.identity);
+        self.peer = policy::fresh_peer(&self.host, &self.identity);
         let found = loop {
             let found = restore::restore(&self.host, &self.identity).await;
             let Some(failure) = &found.failure else { break found };
@@ -254,9 +252,13 @@ impl Actor {
             self.adopt(record);
         }
         self.last_failure = None;
-        self.peer_policies();
+        let rebooted = matches!(found.restored.lost, Some((_, DeathCause::HostReboot)));
+        policy::apply(&mut self.peer, &self.host);
         self.peer.host_frozen = self.host.frozen().is_some();
         self.step(Event::Restored(Box::new(found.restored))).await;
+        if rebooted && self.host.settings.restore == Restore::Awake {
+            self.step(Event::Want(WantedBy::Restore)).await;
+        }
         for heard in found.heard {
             if let Some(inc) = self.peer.inc() {
                 self.hear(Inbox::Heard { inc, heard }).await;
@@ -266,6 +268,7 @@ impl Actor {
     }
 
     fn adopt(&mut self, record: SessionRecord) {
+        self.host.capacity.note(&self.identity);
         self.host.note_keeper(&record.keeper, &self.identity, record.incarnation);
         let definition = self.peer.definition.clone();
         self.live = Some(Live::new(&self.host, record, self.inbox.clone(), &definition));
@@ -377,7 +380,7 @@ impl Actor {
         let now = self.host.clock.boot_ms();
         if self.live.is_none() {
             // What a launch would be decided by is read when one may be decided.
-            self.peer_policies();
+            policy::apply(&mut self.peer, &self.host);
             self.prove_resumable();
         }
         let peer = &mut self.peer;
@@ -391,6 +394,9 @@ impl Actor {
             tracing::debug!(identity = %self.identity, ?effect);
             self.perform(effect).await;
         }
+        if self.peer.session == Session::None && self.peer.doing.is_none() {
+            self.make_room();
+        }
         if let Some(live) = &mut self.live {
             live.watch_output(&self.host, self.peer.wants_output(), self.inbox.clone());
         }
@@ -401,14 +407,12 @@ impl Actor {
         self.show();
     }
 
-    fn peer_policies(&mut self) {
-        if let Ok((_, loaded)) = self.host.profile(&self.identity.personality) {
-            let profile = loaded.profile;
-            self.peer.wake_policy = profile.wake_policy;
-            self.peer.resume_policy = profile.resume;
-            self.peer.at_most_once = profile.at_most_once;
-            self.peer.person_facing = profile.faces_a_person();
-            self.peer.rules = rest_rules(&self.host.settings, &profile);
+    /// Nothing runs here: whoever waits for room hears of it.
+    fn make_room(&self) {
+        for waiting in self.host.capacity.give(&self.identity) {
+            if let Some(handle) = self.host.existing(&waiting) {
+                tokio::spawn(async move { handle.event(Event::RoomMade).await });
+            }
         }
     }
 
@@ -520,48 +524,5 @@ impl Actor {
 enum Next {
     Outcome(Box<Outcome>),
     Broken(String),
-    Inbox(Inbox),
-}
-
-/// A peer without any state yet.
-fn fresh_peer(host: &Host, identity: &Identity) -> Peer {
-    let settings = &host.settings;
-    let timing = Timing {
-        boot_deadline_ms: settings.boot_deadline_secs * 1000,
-        ready_gate_ms: settings.ready_gate_secs * 1000,
-        crashloop_max: settings.crashloop_max,
-        crashloop_window_ms: settings.crashloop_window_secs * 1000,
-        draft_notice_ms: settings.draft_notice_secs * 1000,
-    };
-    Peer::new(identity.clone(), definition_or_stand_in(&host.runtimes, identity), timing)
-}
-
-/// When a session of this peer is ended by itself. A bound of 0 is none.
-fn rest_rules(settings: &Settings, profile: &Profile) -> RestRules {
-    let ms = |secs: u64| Some(secs * 1000).filter(|ms| *ms > 0);
-    let ephemeral = profile.wake_policy == WakePolicy::Ephemeral;
-    let oldest = if ephemeral { settings.max_age_secs.unwrap_or(EPHEMERAL_MAX_AGE_SECS) } else { settings.max_age_secs.unwrap_or(0) };
-    RestRules {
-        idle_ms: ms(profile.idle_secs.unwrap_or(settings.idle_secs)),
-        max_age_ms: ms(profile.max_age_secs.unwrap_or(oldest)),
-        quiet_ms: settings.ephemeral_quiet_secs * 1000,
-        unarmed_ms: settings.ephemeral_unarmed_secs * 1000,
-        keep_alive: profile.keep_alive,
-        external: profile.managed == Managed::External,
-    }
-}
-
-/// A peer whose definition is missing or broken cannot be launched (the launch says why); its mail is
-/// kept all the same, and for that any definition does.
-fn definition_or_stand_in(runtimes: &Runtimes, identity: &Identity) -> Arc<Definition> {
-    let stand_in = || runtimes.names().find_map(|n| runtimes.get(n).ok());
-    match runtimes.get(&identity.runtime).ok().or_else(stand_in) {
-        Some(definition) => definition,
-        None => Arc::new(crate::runtime::load::embedded_echo()),
-    }
-}
-
-/// Whether a fresh conversation gets an id from us.
-pub(super) fn chooses_session_id(definition: &Definition) -> bool {
-    definition.resume.session_id == SessionIdFrom::Chosen
+    Inbox(Box<Inbox>),
 }

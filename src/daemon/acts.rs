@@ -2,6 +2,7 @@
 //! is posted to the store in order, or told to the logs.
 
 use super::actor::Actor;
+use super::capacity::NotNow;
 use super::host::Host;
 use super::launching;
 use super::logs::Line;
@@ -10,7 +11,7 @@ use crate::core::guard::{Fact, FactSet, Guard};
 use crate::core::message::{Claim, Ending, Entry, Evidence, Message, MessageId, ProcessRef};
 use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::effect::Effect;
-use crate::core::peer::event::{ActResult, Event};
+use crate::core::peer::event::{ActResult, Event, LaunchFault};
 use crate::core::peer::{RETRY_MS, SAME_BREATH_MS, Stage, WantedBy};
 use crate::core::runtime::Definition;
 use crate::core::sanitize;
@@ -51,7 +52,10 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
     let identity = actor.identity.clone();
     let definition = actor.peer.definition.clone();
     match effect {
-        Effect::Launch { inc, mode, cause, for_message } => {
+        Effect::Launch { inc, mode, cause, for_message, again } => {
+            if let Err(NotNow { hold, retry_ms }) = host.capacity.take(&identity, again, host.clock.boot_ms()) {
+                return lost(actor, Event::Launched { inc, result: Err(LaunchFault::NotNow { hold, retry_ms }) });
+            }
             host.lifecycle(
                 Line::new("wake")
                     .with("identity", &identity)

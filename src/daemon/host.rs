@@ -1,6 +1,7 @@
 //! What all parts of the daemon share. Each piece of state has one owner; this only says where it is.
 
 use super::actor::PeerHandle;
+use super::capacity::Capacity;
 use super::flow::Flow;
 use super::ledger::Ledger;
 use super::logs::{Line, LogFile};
@@ -36,6 +37,7 @@ pub struct Host {
     pub watch: FileWatch,
     pub ledger: Ledger,
     pub flow: Flow,
+    pub capacity: Capacity,
     pub counts: FolderCounts,
     pub boot_id: String,
     pub iapeer: PathBuf,
@@ -103,6 +105,7 @@ impl Host {
             started: clock.local().to_rfc3339_opts(chrono::SecondsFormat::Secs, false),
             ledger: Ledger::default(),
             flow: Flow::default(),
+            capacity: Capacity::new(&settings.limits),
             counts: FolderCounts::default(),
             tracker: tokio_util::task::TaskTracker::new(),
             peers: RwLock::default(),

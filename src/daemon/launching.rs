@@ -1,9 +1,9 @@
 //! One launch, from the decision to a recorded session: profile, program, environment, tmux, `session.json`.
 //! A session that could not be recorded does not go on.
 
-use super::actor::chooses_session_id;
 use super::acts::{Outcome, end_processes};
 use super::host::Host;
+use super::policy::chooses_session_id;
 use super::restore;
 use crate::core::names::{Identity, Incarnation};
 use crate::core::peer::event::{Event, LaunchFault};

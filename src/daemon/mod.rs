@@ -6,6 +6,8 @@
 pub mod accept;
 pub mod actor;
 pub mod acts;
+pub mod capacity;
+pub mod control;
 pub mod flow;
 pub mod host;
 pub mod launching;
@@ -15,6 +17,7 @@ pub mod logs;
 pub mod mail;
 pub mod notice;
 pub mod orders;
+pub mod policy;
 pub mod restore;
 pub mod router;
 pub mod state_file;

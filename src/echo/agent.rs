@@ -253,6 +253,7 @@ impl Agent {
                     }
                     None => return Ok(Some(0)),
                 },
+                Instruction::OfItself(what) => self.of_itself(&what)?,
                 Instruction::Send { to, text } => self.send(&to, None, &text)?,
                 Instruction::Reply(reply) => match &envelope {
                     Some(e) => self.send(e.from, Some(e.id), &reply)?,
@@ -331,6 +332,17 @@ impl Agent {
             }
             let _ = child.wait();
         }
+    }
+
+    fn of_itself(&mut self, what: &str) -> io::Result<()> {
+        let told = match self.options.send.first().map(|program| Command::new(program).arg(format!("self-{what}")).output()) {
+            Some(Ok(out)) if out.status.success() => format!("said of itself: {what}"),
+            Some(Ok(out)) => format!("not said: {}", String::from_utf8_lossy(&out.stderr).lines().next().unwrap_or("no reason given")),
+            Some(Err(e)) => format!("not said: {e}"),
+            None => "no way to say it".into(),
+        };
+        self.say(format!("  {told}"));
+        self.transcript.note(&told)
     }
 
     fn send(&mut self, to: &str, in_reply_to: Option<&str>, text: &str) -> io::Result<()> {

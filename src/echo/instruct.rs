@@ -8,6 +8,7 @@
 //! | `tell: NAME TEXT` | sends TEXT to NAME |
 //! | `work: 3s` (or `250ms`) | is busy for that long; Esc interrupts |
 //! | `ask: TEXT` | shows a yes/no dialog and waits |
+//! | `self: fresh`, `self: done` | says so of its session |
 //! | `crash: 7` | exits at once with that code |
 
 use std::time::Duration;
@@ -16,9 +17,14 @@ use std::time::Duration;
 pub enum Instruction {
     Reply(String),
     Say(String),
-    Send { to: String, text: String },
+    Send {
+        to: String,
+        text: String,
+    },
     Work(Duration),
     Ask(String),
+    /// `iapeer self-WORD`.
+    OfItself(String),
     Crash(i32),
 }
 
@@ -48,6 +54,7 @@ fn line(line: &str) -> Option<Instruction> {
         "reply" => Instruction::Reply(rest.into()),
         "say" => Instruction::Say(rest.into()),
         "work" => Instruction::Work(duration(rest.trim())?),
+        "self" => Instruction::OfItself(rest.trim().into()),
         "ask" => Instruction::Ask(rest.into()),
         "crash" => Instruction::Crash(rest.trim().parse().ok()?),
         "tell" => {

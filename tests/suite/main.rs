@@ -10,6 +10,7 @@
 )]
 
 mod attach;
+mod control;
 mod delivery;
 mod directions;
 mod disk;

@@ -9,8 +9,8 @@ use crate::core::screen::Class;
 impl Peer {
     pub(super) fn launched(&mut self, inc: Incarnation, result: Result<(), LaunchFault>, now: Millis, fx: &mut Vec<Effect>) {
         self.finished(Doing::Launch);
-        let fresh = match self.session {
-            Session::Launching { inc: expected, fresh } if expected == inc => fresh,
+        let (fresh, wanted) = match self.session {
+            Session::Launching { inc: expected, fresh, wanted } if expected == inc => (fresh, wanted),
             _ => return,
         };
         match result {
@@ -27,11 +27,20 @@ impl Peer {
                 self.markers.idle_reaped = false;
                 self.markers.fresh_next = false;
                 self.markers.ephemeral_armed = None;
+                self.set_hold(None, fx);
                 if fresh {
+                    self.markers.topics.clear();
                     // A conversation that begins is the one that an eager peer wanted.
                     self.markers.new_eager = false;
                 }
                 fx.push(Effect::SetMarkers(self.markers.clone()));
+            }
+            Err(LaunchFault::NotNow { hold, retry_ms }) => {
+                self.session = Session::None;
+                self.incarnation -= 1;
+                self.wanted = wanted.map(|cause| Wanted { cause });
+                self.not_before = now + retry_ms;
+                self.set_hold(Some(hold), fx);
             }
             Err(fault) => {
                 self.session = Session::None;
@@ -39,7 +48,7 @@ impl Peer {
                 match &fault {
                     LaunchFault::MissingBinary(_) => self.set_hold(Some(Hold::MissingBinary), fx),
                     LaunchFault::ProfileInvalid(_) | LaunchFault::FolderGone(_) => self.set_hold(Some(Hold::ProfileInvalid), fx),
-                    LaunchFault::Other(_) => self.note_death(inc, DeathCause::Unknown, now, None, now, fx),
+                    LaunchFault::Other(_) | LaunchFault::NotNow { .. } => self.note_death(inc, DeathCause::Unknown, now, None, now, fx),
                 }
                 self.wanted = None;
             }
@@ -120,12 +129,17 @@ impl Peer {
     pub(super) fn keyed(&mut self, pressed: bool, now: Millis, fx: &mut Vec<Effect>) {
         if let Some(up) = self.up_mut() {
             if up.ready_at.is_some() {
-                // The interrupt of a turn, for urgent mail.
+                // The interrupt of a turn, for a person or for urgent mail.
                 up.look_due = Some(now + QUIET_MS);
-                if pressed {
-                    fx.push(Effect::Order { verb: "interrupt", by: "urgent-mail".into() });
-                } else {
-                    up.interrupt_from = Some(now + URGENT_GAP_MS);
+                match (pressed, up.interrupt.take()) {
+                    (true, Some(asked)) => {
+                        up.watch_until = now + INTERRUPT_MS;
+                        fx.push(Effect::Order { verb: "interrupt", by: asked.by });
+                    }
+                    (true, None) => fx.push(Effect::Order { verb: "interrupt", by: "urgent-mail".into() }),
+                    // Not on a screen on which it would end a turn: until one shows, or the turn is over.
+                    (false, Some(asked)) => up.interrupt = Some(Interrupt { at: now + URGENT_GAP_MS, ..asked }).filter(|i| i.at < i.until),
+                    (false, None) => up.interrupt_from = Some(now + URGENT_GAP_MS),
                 }
                 return;
             }

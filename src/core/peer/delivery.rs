@@ -4,9 +4,9 @@
 use super::effect::Effect;
 use super::event::ActResult;
 use super::*;
-use crate::core::guard::Fact;
+use crate::core::guard::{Fact, FactSet};
 use crate::core::message::{Evidence, State};
-use crate::core::runtime::{CR, EvidenceSource};
+use crate::core::runtime::{CR, EvidenceSource, Frame, KeyName};
 use crate::core::screen::{Class, Composer};
 
 impl Flight {
@@ -65,6 +65,31 @@ impl Peer {
 
     pub(super) fn may_interrupt(&self, now: Millis) -> bool {
         self.interrupt_due(now).is_some_and(|at| at <= now)
+    }
+
+    /// Whether a person's interrupt is to be tried now.
+    pub(super) fn interrupt_asked(&self, now: Millis) -> bool {
+        self.up().and_then(|up| up.interrupt.as_ref()).is_some_and(|i| i.at <= now)
+    }
+
+    /// The key of the definition, on a screen on which it is proven to end a turn.
+    pub(super) fn press_interrupt(&mut self, inc: Incarnation, now: Millis, fx: &mut Vec<Effect>) {
+        let control = &self.definition.control;
+        let plain = |key: &KeyName| Frame { when: FactSet::default(), key: key.clone() };
+        match control.urgent.clone().or_else(|| control.interrupt.as_ref().map(plain)) {
+            Some(frame) => {
+                if let Some(asked) = self.up_mut().and_then(|up| up.interrupt.as_mut()) {
+                    // Should its answer be lost, it is tried again.
+                    asked.at = now + URGENT_GAP_MS;
+                }
+                self.act(Doing::Key, Effect::Key { inc, frame }, fx);
+            }
+            None => {
+                if let Some(up) = self.up_mut() {
+                    up.interrupt = None;
+                }
+            }
+        }
     }
 
     /// Presses the interrupt key, once in a turn, while the screen shows that the turn runs.

@@ -15,6 +15,8 @@ pub enum Effect {
         mode: Mode,
         cause: WakeCause,
         for_message: Option<MessageId>,
+        /// It comes back after a death or a reboot: not too many at once.
+        again: bool,
     },
     Look {
         inc: Incarnation,

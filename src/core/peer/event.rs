@@ -2,7 +2,7 @@
 
 use super::{Death, Markers, Resumable, WantedBy};
 use crate::core::Millis;
-use crate::core::message::{Claim, Entry, Evidence, MessageId, State};
+use crate::core::message::{Claim, Entry, Evidence, Hold, MessageId, State};
 use crate::core::names::{Incarnation, Party};
 use crate::core::screen::Look;
 
@@ -61,11 +61,21 @@ pub enum Event {
     SelfFresh {
         inc: Incarnation,
     },
+    /// A session has ended somewhere on this host.
+    RoomMade,
     /// The fresh session that it asked for is that of another runtime.
     EagerDone,
     /// The host slept for so long.
     Suspended {
         ms: Millis,
+    },
+    /// `interrupt`: the running turn, by the program's own key.
+    Interrupt {
+        by: String,
+    },
+    /// The turn did not end: its session does.
+    Force {
+        by: String,
     },
     /// `new`: end what runs, then a fresh session.
     New {
@@ -208,6 +218,11 @@ pub enum LaunchFault {
     ProfileInvalid(String),
     FolderGone(String),
     Other(String),
+    /// Nothing was tried: the host has no room, or too many come back at once.
+    NotNow {
+        hold: Hold,
+        retry_ms: Millis,
+    },
 }
 
 impl LaunchFault {
@@ -217,11 +232,13 @@ impl LaunchFault {
             LaunchFault::ProfileInvalid(_) => "profile-invalid",
             LaunchFault::FolderGone(_) => "folder-gone",
             LaunchFault::Other(_) => "launch-failed",
+            LaunchFault::NotNow { hold, .. } => hold.word(),
         }
     }
     pub fn detail(&self) -> &str {
         match self {
             LaunchFault::MissingBinary(s) | LaunchFault::ProfileInvalid(s) | LaunchFault::FolderGone(s) | LaunchFault::Other(s) => s,
+            LaunchFault::NotNow { .. } => "tried again by itself",
         }
     }
 }

@@ -15,6 +15,7 @@ impl Peer {
         match self.hold {
             _ if self.frozen() => self.set_hold(Some(Hold::Frozen), fx),
             _ if self.markers.stopped && self.up().is_none() => self.set_hold(Some(Hold::Stopped), fx),
+            _ if self.trouble(now).is_some() => self.set_hold(self.trouble(now), fx),
             // Whatever was missing may be there now.
             Some(Hold::MissingBinary | Hold::ProfileInvalid) => self.clear_launch_hold(fx),
             _ => {}
@@ -23,6 +24,9 @@ impl Peer {
 
     /// The next message that may go now: the first in order that no pacing holds back.
     pub(super) fn deliverable(&self, now: Millis) -> Option<usize> {
+        if self.trouble(now).is_some() || self.up().is_some_and(|up| up.judge_at.is_some()) {
+            return None;
+        }
         self.queue.iter().position(|e| e.not_before <= now && self.fits(e))
     }
 

@@ -6,8 +6,8 @@
 //! incarnation is ignored.
 //!
 //! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds), `turn` (hooks, the end of a turn, output),
-//! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
-//! `intake` (mail in and out of the queue), `sleep` (the end of a session in which nothing happens), `task` (of an ephemeral session), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
+//! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death), `restored` (a starting daemon),
+//! `intake` (mail in and out of the queue), `sleep` (the end of a session in which nothing happens), `task` (of an ephemeral session), `trouble` (no login, no allowance), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
 mod aftermath;
 mod boot;
@@ -17,9 +17,11 @@ pub mod effect;
 pub mod event;
 mod intake;
 pub mod recover;
+mod restored;
 pub mod sleep;
 pub mod step;
 pub mod task;
+pub mod trouble;
 mod turn;
 pub mod wake;
 
@@ -38,6 +40,7 @@ use serde::{Deserialize, Serialize};
 pub use sleep::RestRules;
 use std::sync::Arc;
 pub use task::Task;
+pub use trouble::Trouble;
 
 /// Least time between two looks while a session starts.
 pub const BOOT_LOOK_GAP_MS: Millis = 40;
@@ -72,6 +75,8 @@ pub const RAW_SETTLE_MS: Millis = 150;
 pub const URGENT_AFTER_MS: Millis = 2_000;
 /// Between two tries of an interrupt whose facts were not on the screen.
 pub const URGENT_GAP_MS: Millis = 1_000;
+/// How long an interrupt is tried, and the turn watched for its end.
+pub const INTERRUPT_MS: Millis = 30_000;
 /// A person who types is given this long before the next look.
 pub const TYPING_MS: Millis = 2_000;
 /// Pause after a terminal call that failed or timed out.
@@ -224,6 +229,7 @@ pub enum Session {
     Launching {
         inc: Incarnation,
         fresh: bool,
+        wanted: Option<WantedBy>,
     },
     Up(Box<Up>),
     Ending {
@@ -287,6 +293,22 @@ pub struct Up {
     pub armed: bool,
     /// Its own questions to others that nobody has answered.
     pub asked: Vec<MessageId>,
+    /// The screen after a turn is judged then.
+    pub judge_at: Option<Millis>,
+    pub trouble: Option<Trouble>,
+    /// Somebody wants the running turn to be interrupted.
+    pub interrupt: Option<Interrupt>,
+    /// Until then an interrupted turn is watched for its end.
+    pub watch_until: Millis,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interrupt {
+    pub by: String,
+    /// When the key is tried.
+    pub at: Millis,
+    /// When that is given up.
+    pub until: Millis,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

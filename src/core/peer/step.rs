@@ -2,7 +2,7 @@
 //! the state that is and decides the one next act.
 
 use super::effect::Effect;
-use super::event::{Event, Restored};
+use super::event::Event;
 use super::*;
 use crate::core::message::{Evidence, State};
 
@@ -55,6 +55,17 @@ impl Peer {
         if self.doing.is_some() {
             return mail.map(|d| d.max(now + 1));
         }
+        let asked = self.up().filter(|up| up.ready_at.is_some() && up.end.is_none());
+        let asked = asked.into_iter().flat_map(|up| {
+            let judge = up.judge_at.filter(|_| self.flight.is_none());
+            [
+                up.interrupt.as_ref().map(|i| i.at),
+                up.look_due.filter(|_| up.watched(now)),
+                judge,
+                up.trouble.and_then(|t| t.until).filter(|_| !self.queue.is_empty() && self.flight.is_none()),
+            ]
+        });
+        let asked = asked.flatten().filter(|at| *at > now || !self.frozen()).min();
         let due = match &self.session {
             Session::None if self.wants_session(now) => Some(self.not_before),
             Session::Up(_) if self.flight.is_some() => self.flight_due(),
@@ -66,7 +77,7 @@ impl Peer {
             Session::Up(_) => self.rest_due(),
             _ => None,
         };
-        [due.map(|d| d.max(now)), mail.map(|d| d.max(now))].into_iter().flatten().min()
+        [due, mail, asked].into_iter().flatten().min().map(|d| d.max(now))
     }
 
     fn wants_session(&self, now: Millis) -> bool {
@@ -104,7 +115,8 @@ impl Peer {
                 fx.push(Effect::Order { verb: "remove", by });
             }
             Event::Want(cause) => {
-                if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) && !(self.markers.stopped && cause.by_itself()) {
+                let runs = matches!(self.session, Session::Up(_) | Session::Launching { .. });
+                if !(runs || self.markers.stopped && cause.by_itself()) {
                     self.wanted = Some(Wanted { cause });
                     if !self.markers.stopped {
                         self.clear_launch_hold(fx);
@@ -129,6 +141,7 @@ impl Peer {
                 self.deaths.clear();
                 fx.push(Effect::SaveDeaths(Vec::new()));
                 self.clear_launch_hold(fx);
+                self.trouble_over(fx);
                 if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) {
                     self.wanted = Some(Wanted { cause: WantedBy::Start });
                 }
@@ -165,11 +178,27 @@ impl Peer {
             }
             Event::SelfDone { inc } if self.is_current(inc) => self.self_done(now, fx),
             Event::SelfFresh { inc } if self.is_current(inc) => self.self_fresh(now, fx),
+            Event::RoomMade => {
+                if self.hold == Some(Hold::Capacity) {
+                    self.not_before = now;
+                }
+            }
             Event::EagerDone => {
                 self.markers.new_eager = false;
                 fx.push(Effect::SetMarkers(self.markers.clone()));
             }
             Event::Suspended { ms } => self.suspended(ms),
+            Event::Interrupt { by } => {
+                if let Some(up) = self.up_mut().filter(|up| up.ready_at.is_some()) {
+                    up.interrupt = Some(Interrupt { by, at: now, until: now + INTERRUPT_MS });
+                }
+            }
+            Event::Force { by } => {
+                fx.push(Effect::Order { verb: "interrupt", by: format!("{by} --force") });
+                if let Some(up) = self.up_mut() {
+                    up.end.get_or_insert(EndWhy::Force);
+                }
+            }
             Event::Drain => self.draining = true,
             Event::Tick => {}
             Event::Hook { inc, fact } if self.is_current(inc) => self.hook(fact, now, fx),
@@ -309,69 +338,14 @@ impl Peer {
         self.set_hold(None, fx);
     }
 
-    fn restored(&mut self, restored: Restored, now: Millis, fx: &mut Vec<Effect>) {
-        self.markers = restored.markers;
-        self.resumable = restored.resumable;
-        self.deaths = restored.deaths;
-        self.incarnation = restored.incarnation;
-        for entry in restored.queue {
-            self.enqueue(entry);
-        }
-        let adopted_inc = restored.adopted.as_ref().map(|a| a.inc);
-        if let Some(adopted) = restored.adopted {
-            let mut up = Up::new(adopted.inc, now);
-            up.since = adopted.since.min(now);
-            up.asked = adopted.asked;
-            up.armed = self.markers.ephemeral_armed.as_ref().is_some_and(|a| a.inc.is_none_or(|inc| inc == adopted.inc));
-            up.eager = self.markers.new_eager;
-            up.ready_at = adopted.ready.then_some(now);
-            up.reported = adopted.ready;
-            up.seed_due = adopted.seed_due;
-            up.started_hook = true;
-            up.tools_listed = true;
-            up.look_due = Some(now);
-            // A stop whose daemon died before the end is carried on.
-            up.end = self.markers.stopped.then_some(EndWhy::Stop);
-            self.session = Session::Up(Box::new(up));
-            fx.push(Effect::Adopted { inc: adopted.inc });
-        }
-        let charge_death = restored.lost.as_ref().is_some_and(|(_, cause)| !cause.by_host());
-        let claimed = restored.claim.as_ref().filter(|(c, _)| !c.released).map(|(c, e)| (c.incarnation, e.id().clone()));
-        // The flight comes first: a death that its message caused is no crash loop.
-        if let Some((claim, entry)) = restored.claim {
-            self.queue.retain(|e| e.id() != entry.id());
-            let same = adopted_inc == Some(claim.incarnation);
-            self.restore_flight(entry, claim.attempt, claim.deaths, same, charge_death, now);
-        }
-        if let Some((claim, entry, evidence)) = restored.task {
-            self.restore_task(&claim, entry, evidence, charge_death, fx);
-        }
-        if let Some((inc, cause)) = restored.lost {
-            self.session = Session::Dead { inc };
-            // A daemon killed while it collected a dead session has counted this death already.
-            if !self.deaths.iter().any(|d| d.incarnation == inc) {
-                let claimed = claimed.filter(|(i, _)| *i == inc).map(|(_, id)| id);
-                self.note_death(inc, cause, 0, claimed, now, fx);
-            }
-        }
-        if self.frozen() && !self.queue.is_empty() {
-            self.set_hold(Some(Hold::Frozen), fx);
-        } else if self.markers.stopped && !self.queue.is_empty() {
-            self.set_hold(Some(Hold::Stopped), fx);
-        }
-        if !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
-            self.check_crash_loop(now, fx);
-        }
-        if self.markers.new_eager && self.up().is_none() && !self.markers.stopped {
-            // It ended as it wished, and the daemon with it.
-            fx.push(Effect::Eager);
-        }
-    }
-
     fn looked(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
         self.seen(look, now);
+        self.mind_trouble(look, now, fx);
         self.mind_look(look, now, fx);
         self.mind_rest(look, now, fx);
+        if let Some(up) = self.up_mut().filter(|up| up.watched(now) && up.look_due.is_none()) {
+            up.look_due = Some(now + RETRY_MS);
+        }
     }
 
     fn mind_look(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
@@ -411,6 +385,7 @@ impl Peer {
             None => {
                 let hold = match obstacle(look).map(|h| self.dialog_hold(look, h)) {
                     _ if self.frozen() => Some(Hold::Frozen),
+                    _ if self.trouble(now).is_some() => self.trouble(now),
                     hold => hold,
                 };
                 if !self.queue.is_empty() {
@@ -458,6 +433,10 @@ impl Peer {
                     if looks_due {
                         self.act(Doing::Look, Effect::Look { inc }, fx);
                     }
+                } else if self.interrupt_asked(now) {
+                    self.press_interrupt(inc, now, fx);
+                } else if looks_due && self.up().is_some_and(|up| up.watched(now)) {
+                    self.act(Doing::Look, Effect::Look { inc }, fx);
                 } else if self.draining || self.frozen() {
                     // Finish the submit of what is already pasted; begin nothing.
                     if matches!(self.flight.as_ref().map(|f| &f.stage), Some(Stage::Pasted { .. } | Stage::Settling { .. })) {
@@ -465,6 +444,8 @@ impl Peer {
                     }
                 } else if self.flight.is_some() {
                     self.drive_flight(now, fx);
+                } else if self.up().and_then(|up| up.judge_at).is_some_and(|at| at <= now) {
+                    self.act(Doing::Look, Effect::Look { inc }, fx);
                 } else if self.rest_due().is_some_and(|due| due <= now) && (self.deliverable(now).is_none() || self.too_old(now)) {
                     if let Some(up) = self.up_mut() {
                         up.drowsy = true;
@@ -491,13 +472,13 @@ impl Peer {
         let head = self.flight.as_ref().map(|f| &f.entry).or(self.deliverable(now).map(|at| &self.queue[at]));
         let (mode, cause) = wake::decide(self, wanted, head.and_then(|e| e.topic.as_deref()));
         let for_message = head.map(|e| e.id().clone());
+        let again = wanted == Some(WantedBy::Restore) || self.deaths.last().is_some_and(|d| d.incarnation == self.incarnation);
         self.incarnation += 1;
         let inc = self.incarnation;
-        if mode == wake::Mode::Fresh {
-            self.markers.topics.clear();
+        self.session = Session::Launching { inc, fresh: mode == wake::Mode::Fresh, wanted };
+        if !matches!(self.hold, Some(Hold::Capacity | Hold::Backoff)) {
+            self.set_hold(None, fx);
         }
-        self.session = Session::Launching { inc, fresh: mode == wake::Mode::Fresh };
-        self.set_hold(None, fx);
         if let Some(id) = &for_message {
             fx.push(Effect::Report {
                 inc: Some(inc),
@@ -508,41 +489,6 @@ impl Peer {
                 attempt: 0,
             });
         }
-        self.act(Doing::Launch, Effect::Launch { inc, mode, cause, for_message }, fx);
-    }
-}
-
-impl Up {
-    pub fn new(inc: Incarnation, now: Millis) -> Self {
-        Up {
-            inc,
-            since: now,
-            ready_at: None,
-            reported: false,
-            seed_due: true,
-            started_hook: false,
-            tools_listed: false,
-            ready_looks: 0,
-            first_ready_look: None,
-            turn: Turn::Idle,
-            ready_since: None,
-            attached: 0,
-            look_due: None,
-            last_look: 0,
-            moved: false,
-            dialog: None,
-            asking_since: None,
-            end: None,
-            draft_since: None,
-            draft_told: false,
-            interrupt_from: None,
-            active_at: now,
-            doze_until: 0,
-            drowsy: false,
-            done: false,
-            eager: false,
-            armed: false,
-            asked: Vec::new(),
-        }
+        self.act(Doing::Launch, Effect::Launch { inc, mode, cause, for_message, again }, fx);
     }
 }

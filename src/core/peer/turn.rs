@@ -29,7 +29,9 @@ impl Peer {
                 if let Some(up) = self.up_mut() {
                     // Whoever said that there is nothing left has been given something.
                     up.done = false;
+                    up.judge_at = None;
                 }
+                self.trouble_over(fx);
                 let ours = self.flight.as_ref().is_some_and(|f| ids.contains(f.id()));
                 self.on_evidence(&ids, Evidence::Hook, now, fx);
                 if let (false, Some(up)) = (ours, self.up_mut()) {
@@ -65,8 +67,10 @@ impl Peer {
         if let Some(up) = self.up_mut() {
             up.turn = Turn::Idle;
             up.look_due = Some(now);
+            up.interrupt = None;
         }
         self.active(now);
+        self.expect_trouble(now);
     }
 
     pub(super) fn output(&mut self, now: Millis) {

@@ -1,0 +1,110 @@
+//! What a starting daemon finds: the session that goes on, the one that is lost, what it was doing.
+
+use super::effect::Effect;
+use super::event::Restored;
+use super::*;
+
+impl Peer {
+    pub(super) fn restored(&mut self, restored: Restored, now: Millis, fx: &mut Vec<Effect>) {
+        self.markers = restored.markers;
+        self.resumable = restored.resumable;
+        self.deaths = restored.deaths;
+        self.incarnation = restored.incarnation;
+        for entry in restored.queue {
+            self.enqueue(entry);
+        }
+        let adopted_inc = restored.adopted.as_ref().map(|a| a.inc);
+        if let Some(adopted) = restored.adopted {
+            let mut up = Up::new(adopted.inc, now);
+            up.since = adopted.since.min(now);
+            up.asked = adopted.asked;
+            up.armed = self.markers.ephemeral_armed.as_ref().is_some_and(|a| a.inc.is_none_or(|inc| inc == adopted.inc));
+            up.eager = self.markers.new_eager;
+            up.ready_at = adopted.ready.then_some(now);
+            up.reported = adopted.ready;
+            up.seed_due = adopted.seed_due;
+            up.started_hook = true;
+            up.tools_listed = true;
+            up.look_due = Some(now);
+            // A stop whose daemon died before the end is carried on.
+            up.end = self.markers.stopped.then_some(EndWhy::Stop);
+            self.session = Session::Up(Box::new(up));
+            fx.push(Effect::Adopted { inc: adopted.inc });
+        }
+        let charge_death = restored.lost.as_ref().is_some_and(|(_, cause)| !cause.by_host());
+        let claimed = restored.claim.as_ref().filter(|(c, _)| !c.released).map(|(c, e)| (c.incarnation, e.id().clone()));
+        // The flight comes first: a death that its message caused is no crash loop.
+        if let Some((claim, entry)) = restored.claim {
+            self.queue.retain(|e| e.id() != entry.id());
+            let same = adopted_inc == Some(claim.incarnation);
+            self.restore_flight(entry, claim.attempt, claim.deaths, same, charge_death, now);
+        }
+        if let Some((claim, entry, evidence)) = restored.task {
+            self.restore_task(&claim, entry, evidence, charge_death, fx);
+        }
+        if let Some((inc, cause)) = restored.lost {
+            self.session = Session::Dead { inc };
+            // A daemon killed while it collected a dead session has counted this death already.
+            if !self.deaths.iter().any(|d| d.incarnation == inc) {
+                let claimed = claimed.filter(|(i, _)| *i == inc).map(|(_, id)| id);
+                self.note_death(inc, cause, 0, claimed, now, fx);
+            }
+        }
+        if self.frozen() && !self.queue.is_empty() {
+            self.set_hold(Some(Hold::Frozen), fx);
+        } else if self.markers.stopped && !self.queue.is_empty() {
+            self.set_hold(Some(Hold::Stopped), fx);
+        }
+        if !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
+            self.check_crash_loop(now, fx);
+        }
+        if self.markers.new_eager && self.up().is_none() && !self.markers.stopped {
+            // It ended as it wished, and the daemon with it.
+            fx.push(Effect::Eager);
+        }
+    }
+}
+
+impl Up {
+    /// Its turn was interrupted, and is watched for its end.
+    pub(super) fn watched(&self, now: Millis) -> bool {
+        self.turn != Turn::Idle && self.watch_until > now
+    }
+
+    pub fn new(inc: Incarnation, now: Millis) -> Self {
+        Up {
+            inc,
+            since: now,
+            ready_at: None,
+            reported: false,
+            seed_due: true,
+            started_hook: false,
+            tools_listed: false,
+            ready_looks: 0,
+            first_ready_look: None,
+            turn: Turn::Idle,
+            ready_since: None,
+            attached: 0,
+            look_due: None,
+            last_look: 0,
+            moved: false,
+            dialog: None,
+            asking_since: None,
+            end: None,
+            draft_since: None,
+            draft_told: false,
+            interrupt_from: None,
+            active_at: now,
+            doze_until: 0,
+            drowsy: false,
+            done: false,
+            eager: false,
+            armed: false,
+            asked: Vec::new(),
+            judge_at: None,
+            trouble: None,
+            interrupt: None,
+            watch_until: 0,
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! A turn that came to nothing because the program has no login or no allowance left: what waits is held
+//! for that reason instead of being burnt, one message after the other.
+//!
+//! The definition names the rows that say so. They count once, on the first screen after the turn, and
+//! only below the message that began it: an older one may still be in sight.
+
+use super::effect::Effect;
+use super::*;
+use crate::core::runtime::LimitKind;
+
+/// When a message is tried again after a usage limit.
+pub const LIMIT_RETRY_MS: Millis = 900_000;
+/// Rows that are looked at when the message itself has scrolled away.
+const TAIL: usize = 12;
+
+/// Why no turn would come to anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trouble {
+    pub hold: Hold,
+    /// Tried again then; `None`: when the operator says so.
+    pub until: Option<Millis>,
+}
+
+impl Peer {
+    /// The trouble that is in the way now.
+    pub(super) fn trouble(&self, now: Millis) -> Option<Hold> {
+        let trouble = self.up()?.trouble?;
+        trouble.until.is_none_or(|until| until > now).then_some(trouble.hold)
+    }
+
+    pub(super) fn trouble_over(&mut self, fx: &mut Vec<Effect>) {
+        if self.up_mut().is_some_and(|up| up.trouble.take().is_some()) && matches!(self.hold, Some(Hold::Limit | Hold::Login)) {
+            self.set_hold(None, fx);
+        }
+    }
+
+    /// A turn is over; its screen is looked at once it has come to rest.
+    pub(super) fn expect_trouble(&mut self, now: Millis) {
+        let told = self.definition.limits.iter().any(|rule| rule.is.hold().is_some());
+        if let Some(up) = self.up_mut().filter(|_| told) {
+            up.judge_at = Some(now + QUIET_MS);
+        }
+    }
+
+    /// The first look after a turn.
+    pub(super) fn mind_trouble(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(up) = self.up_mut().filter(|up| up.judge_at.is_some_and(|at| at <= now)) else { return };
+        up.judge_at = None;
+        let Some(hold) = said(look, &self.definition) else { return };
+        let until = (hold == Hold::Limit).then_some(now + LIMIT_RETRY_MS);
+        if let Some(up) = self.up_mut() {
+            up.trouble = Some(Trouble { hold, until });
+        }
+        self.set_hold(Some(hold), fx);
+        let what = match hold {
+            Hold::Limit => format!("its usage limit is reached; what waits is tried again in {} min", LIMIT_RETRY_MS / 60_000),
+            _ => "its program asks for a login; what waits is held".into(),
+        };
+        fx.push(Effect::Notice { text: format!("{0}: {what} (`iapeer attach {0}` shows it, `iapeer start {0}` tries again at once)", self.identity) });
+    }
+}
+
+/// What the rows of the last turn say.
+fn said(look: &Look, definition: &Definition) -> Option<Hold> {
+    let composer = look.rows.iter().rposition(|r| !look.composer_row.is_empty() && *r == look.composer_row);
+    let rows: Vec<&str> = look.rows[..composer.unwrap_or(look.rows.len())].iter().map(|r| r.trim_end()).filter(|r| !r.is_empty()).collect();
+    let begins = |row: &&str| definition.turn.shown.as_ref().is_some_and(|p| p.is_match(row)) || row.contains("</iap:");
+    let from = rows.iter().rposition(begins).unwrap_or_else(|| rows.len().saturating_sub(TAIL));
+    let text = rows[from..].join("\n");
+    definition.limits.iter().filter(|rule| rule.pattern.is_match(&text)).find_map(|rule| rule.is.hold())
+}
+
+impl LimitKind {
+    fn hold(self) -> Option<Hold> {
+        match self {
+            LimitKind::Limit => Some(Hold::Limit),
+            LimitKind::Login => Some(Hold::Login),
+            LimitKind::Error | LimitKind::Retrying => None,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Orders about sessions that run, what an agent says of its own, and what the host has room for.
+
+use crate::harness::Host;
+
+/// `echo` under another name, with rows that say what kind of trouble it is in.
+fn with_troubles(config: &str) -> Host {
+    let mut host = Host::with_config(config, &[]);
+    let dir = host.root().join("runtimes");
+    std::fs::create_dir_all(&dir).unwrap();
+    let echo = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/runtimes/echo.yaml")).unwrap();
+    let limits = "\nlimits:\n  - {is: login, pattern: '^ *please log in$'}\n  - {is: limit, pattern: '^ *too much for today$'}\n";
+    std::fs::write(dir.join("acme.yaml"), echo.replace("id: echo", "id: acme") + limits).unwrap();
+    host.kill_daemon();
+    host.start();
+    host.run(&["create", "a", "--runtime", "acme"]).ok();
+    host
+}
+
+fn incarnation(host: &Host, identity: &str) -> u64 {
+    host.session(identity).map_or(0, |s| s["incarnation"].as_u64().unwrap())
+}
+
+#[test]
+fn an_interrupt_ends_the_turn_and_only_a_turn() {
+    let host = Host::with_peers(&["a"]);
+    host.deliver("a", "hello");
+    host.run(&["wait", "a", "--until", "idle"]).ok();
+    let refused = host.run(&["interrupt", "a"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    host.deliver("a", "work: 60s");
+    host.run(&["wait", "a", "--until", "working", "--timeout", "10"]).ok();
+    host.run(&["interrupt", "a"]).ok();
+    assert_eq!(host.presence("a")["turn"], "idle");
+    assert_eq!(incarnation(&host, "echo-a"), 1, "the session goes on");
+    assert!(host.lifecycle().contains("ev=interrupt identity=echo-a by=operator"), "{}", host.lifecycle());
+    host.deliver("a", "go on");
+}
+
+#[test]
+fn a_script_can_wait_for_a_state_and_is_told_when_it_does_not_come() {
+    let host = Host::with_peers(&["a"]);
+    assert_eq!(host.run(&["wait", "a", "--until", "asleep", "--timeout", "5"]).ok().out, "echo-a is asleep\n");
+    let late = host.run(&["wait", "a", "--until", "live", "--timeout", "1"]);
+    assert_eq!(late.code, 5, "{late:?}");
+    let wrong = host.run(&["wait", "a", "--until", "happy"]);
+    assert_eq!(wrong.code, 2, "{wrong:?}");
+    assert!(wrong.err.contains("asleep"), "the states are named: {wrong:?}");
+}
+
+#[test]
+fn refresh_lets_the_next_session_begin_afresh_and_the_present_one_go_on() {
+    let host = Host::with_config("idle_secs: 1\n", &["a"]);
+    let send = |text: &str| host.run(&["send", "a", text, "--topic", "t", "--wait", "submitted"]).ok();
+    send("one");
+    host.run(&["refresh", "a"]).ok();
+    send("two");
+    assert_eq!(incarnation(&host, "echo-a"), 1);
+    host.run(&["wait", "a", "--until", "asleep", "--timeout", "20"]).ok();
+    send("three");
+    assert!(host.lifecycle().contains("inc=2 mode=fresh cause=soft-reload"), "{}", host.lifecycle());
+    host.run(&["wait", "a", "--until", "asleep", "--timeout", "20"]).ok();
+    send("four");
+    assert!(host.lifecycle().contains("inc=3 mode=resume cause=idle-reaped-resume"), "once only\n{}", host.lifecycle());
+}
+
+#[test]
+fn an_agent_that_wants_a_fresh_session_of_itself_gets_one_after_its_turn() {
+    let mut host = Host::with_peers(&["a"]);
+    host.deliver("a", "self: fresh\nwork: 500ms\nsay: bye");
+    host.until("it came back", || incarnation(&host, "echo-a") == 2);
+    host.run(&["wait", "a", "--until", "live", "--timeout", "20"]).ok();
+    let log = host.lifecycle();
+    assert!(log.contains("action=needs-eager-fresh") && log.contains("inc=2 mode=fresh cause=self-fresh"), "{log}");
+    assert!(!host.state_dir("echo-a").join("new-eager").exists(), "the mark is gone");
+    assert!(std::fs::read_dir(host.root().join("peers/a/.iapeer/echo")).unwrap().count() <= 2);
+    // Also when the daemon dies between the mark and the end of the turn.
+    host.deliver("a", "self: fresh\nwork: 1s");
+    host.until("it is marked", || host.state_dir("echo-a").join("new-eager").exists());
+    host.kill_daemon();
+    host.start();
+    host.until("it came back again", || incarnation(&host, "echo-a") == 3);
+    // Nobody else may say it.
+    assert_eq!(host.run(&["self-fresh"]).code, 3);
+}
+
+#[test]
+fn a_warm_session_that_says_it_is_done_sleeps_soon() {
+    let host = Host::with_config("ephemeral_quiet_secs: 0\n", &["a"]);
+    host.deliver("a", "self: done");
+    host.run(&["wait", "a", "--until", "asleep", "--timeout", "20"]).ok();
+    assert!(host.lifecycle().contains("it said that it is done"), "{}", host.lifecycle());
+}
+
+#[test]
+fn a_program_without_a_login_holds_what_waits_instead_of_burning_it() {
+    let host = with_troubles("");
+    host.deliver("a", "say: please log in");
+    let id = host.run(&["send", "a", "next", "--json"]).ok().json()["id"].as_str().unwrap().to_string();
+    host.until("held for its login", || host.message(&id)["reason"] == "login");
+    assert_eq!(host.turns("a").len(), 1, "nothing more was typed");
+    assert!(host.run(&["inbox"]).ok().out.contains("asks for a login"));
+    host.run(&["start", "a"]).ok();
+    host.until("it goes when the operator says so", || host.message(&id)["state"] == "submitted");
+    // The old row is still in sight, above the new message.
+    host.deliver("a", "and on");
+    assert!(host.presence("a")["reason"].is_null(), "{}", host.evidence());
+}
+
+#[test]
+fn a_usage_limit_holds_with_its_own_reason() {
+    let host = with_troubles("");
+    host.deliver("a", "say: too much for today");
+    let id = host.run(&["send", "a", "next", "--json"]).ok().json()["id"].as_str().unwrap().to_string();
+    host.until("held for the limit", || host.message(&id)["reason"] == "limit");
+    assert_eq!(host.turns("a").len(), 1);
+    assert!(host.lifecycle().contains("ev=held identity=acme-a inc=1 reason=limit"), "{}", host.lifecycle());
+}
+
+#[test]
+fn more_wakes_than_there_is_room_for_wait_and_go_when_a_session_ends() {
+    let host = Host::with_config("idle_secs: 0\nlimits: {live_peers: 2}\n", &["a", "b", "c"]);
+    host.deliver("a", "hello");
+    host.deliver("b", "hello");
+    let id = host.run(&["send", "c", "hello", "--json"]).ok().json()["id"].as_str().unwrap().to_string();
+    host.until("it waits for room", || host.message(&id)["reason"] == "capacity");
+    assert_eq!(incarnation(&host, "echo-c"), 0);
+    host.run(&["stop", "a"]).ok();
+    host.until("there is room now", || host.message(&id)["state"] == "submitted");
+    let log = host.lifecycle();
+    assert_eq!(log.matches("ev=wake identity=echo-c").count(), 1, "{log}");
+}
+
+#[test]
+fn a_peer_that_is_kept_alive_comes_back_without_mail_and_a_stopped_one_does_not() {
+    let host = Host::with_config("idle_secs: 1\n", &["a"]);
+    let profile = host.root().join("peers/a/.iapeer/peer.yaml");
+    let text = std::fs::read_to_string(&profile).unwrap();
+    std::fs::write(&profile, text + "keep_alive: true\n").unwrap();
+    host.deliver("a", "hello");
+    host.deliver("a", "crash: 3");
+    host.until("it came back", || incarnation(&host, "echo-a") == 2);
+    host.run(&["wait", "a", "--until", "live", "--timeout", "20"]).ok();
+    host.run(&["stop", "a"]).ok();
+    assert_eq!(host.presence("a")["state"], "stopped");
+}
