@@ -1,11 +1,12 @@
 //! Reaching the daemon, and starting one where a verb may.
 
+use super::manager::{Service, by_hand};
 use super::say;
 use crate::api::client::Client;
 use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Incarnation};
 use crate::store::layout::Root;
-use crate::sys::{process, spawn};
+use crate::sys::{notify, process, spawn};
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::os::unix::ffi::OsStrExt;
@@ -39,7 +40,7 @@ pub fn keeper_above(root: &Root) -> Option<(Identity, Incarnation)> {
     })
 }
 
-/// Connects; starts a daemon in the background when none runs.
+/// Connects; when no daemon runs, starts the service where one is installed, else one in the background.
 pub async fn connect_or_start(root: &Root) -> Result<Client, Fault> {
     let fault = match Client::connect(root).await {
         Ok(client) => return Ok(client),
@@ -51,6 +52,9 @@ pub async fn connect_or_start(root: &Root) -> Result<Client, Fault> {
     }
     // Whatever stops a daemon from starting is better said here than in its log.
     root.ensure().map_err(|e| Fault::new(Code::Invalid, e.to_string()))?;
+    if let Some(service) = Service::installed(root) {
+        return through_service(root, &service).await;
+    }
     let log = root.logs().join("daemon.log");
     let open =
         || OpenOptions::new().append(true).create(true).mode(0o600).open(&log).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", log.display())));
@@ -58,6 +62,10 @@ pub async fn connect_or_start(root: &Root) -> Result<Client, Fault> {
     let (out, err) = (open()?, open()?);
     let mut command = Command::new(program);
     command.arg("daemon").stdin(Stdio::null()).stdout(out).stderr(err).current_dir("/");
+    // This process may be a service of its own; its manager does not wait for our daemon.
+    for name in notify::VARIABLES {
+        command.env_remove(name);
+    }
     let mut child = spawn::detached(&mut command).map_err(|e| Fault::new(Code::Internal, format!("the daemon could not be started: {e}")))?;
     let began = std::time::Instant::now();
     loop {
@@ -80,6 +88,30 @@ pub async fn connect_or_start(root: &Root) -> Result<Client, Fault> {
                 .hint(format!("see {}", log.display())));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Two daemons would stand in each other's way, so an installed service is the only one that is started.
+async fn through_service(root: &Root, service: &Service) -> Result<Client, Fault> {
+    service.check()?;
+    let unit = service.place.unit();
+    let diagnostics = service.place.diagnostics(&service.unit()?);
+    let start = service.place.start(&service.state().await);
+    let fault = |why: String, hint: String| {
+        Fault::new(Code::DaemonUnreachable, format!("no daemon runs, and the service {unit} could not be started: {why}")).hint(hint)
+    };
+    let told = service.tell(&start).await;
+    told.map_err(|why| fault(why, format!("in a login session of this user: {} ({diagnostics} says why); or `iapeer service uninstall`", by_hand(&start))))?;
+    let began = std::time::Instant::now();
+    loop {
+        match Client::connect(root).await {
+            Ok(client) => {
+                say(&format!("iapeer: started the service {unit}"));
+                return Ok(client);
+            }
+            Err(_) if began.elapsed() < START_LIMIT => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(why) => return Err(fault(why.message, format!("{diagnostics} says why"))),
+        }
     }
 }
 

@@ -14,16 +14,19 @@ mod hook;
 mod link;
 mod logs;
 mod mail;
+mod manager;
 mod mcp;
 mod offline;
 mod peers;
 mod queue;
+mod service;
 mod show;
 
 use crate::core::fault::{Code, Fault};
 use crate::core::message::MessageId;
 use crate::echo;
 use crate::store::layout::Root;
+use crate::sys::notify::Notify;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::io::Write;
 use std::path::PathBuf;
@@ -89,6 +92,8 @@ enum Verb {
     Control(control::ControlVerb),
     /// Show or follow the logs.
     Logs(LogsArgs),
+    /// Let systemd or launchd keep the daemon running.
+    Service(service::ServiceArgs),
     /// Serve send_to_peer and list_peers over stdio (started by agent programs).
     Mcp,
     /// Report an event of an agent program (run by its hooks).
@@ -454,22 +459,25 @@ fn run(cli: Cli) -> Outcome {
         }
         _ => {}
     }
+    let daemon = matches!(&cli.verb, Verb::Daemon(DaemonArgs { action: None }));
+    // Before there is a second thread.
+    let notify =
+        if daemon { Notify::take().map_err(|e| Fault::new(Code::Invalid, e).hint("unset it to start without a service manager"))? } else { Notify::default() };
     crate::sys::spawn::tighten_umask();
     let root = Root::from_env(|n| std::env::var(n).ok()).map_err(|e| Fault::new(Code::Invalid, e.to_string()))?;
-    let daemon = matches!(&cli.verb, Verb::Daemon(DaemonArgs { action: None }));
     let builder = || if daemon { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
     let runtime = builder().enable_all().build().map_err(|e| Fault::new(Code::Internal, format!("the runtime: {e}")))?;
-    let outcome = runtime.block_on(dispatch(root, cli));
+    let outcome = runtime.block_on(dispatch(root, cli, notify));
     // A reader of standard input may still hang in it.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     outcome
 }
 
-async fn dispatch(root: Root, cli: Cli) -> Outcome {
+async fn dispatch(root: Root, cli: Cli, notify: Notify) -> Outcome {
     let as_json = cli.json;
     match cli.verb {
         Verb::Daemon(args) => match args.action {
-            None => daemon::run(root).await,
+            None => daemon::run(root, notify).await,
             Some(DaemonAction::Stop { all_peers }) => daemon::stop(&root, all_peers).await,
         },
         Verb::Init(args) => peers::init(&root, args, as_json),
@@ -491,6 +499,7 @@ async fn dispatch(root: Root, cli: Cli) -> Outcome {
         Verb::New(args) => peers::new(&root, &args.peer, as_json).await,
         Verb::Control(verb) => control::run(&root, verb, as_json).await,
         Verb::Logs(args) => logs::logs(&root, args).await,
+        Verb::Service(args) => service::service(&root, args, as_json).await,
         Verb::Mcp => mcp::serve(root).await,
         Verb::Hook(args) => hook::hook(&root, &args.event).await,
         Verb::Runtime(words) => peers::runtime(&root, words, as_json).await,

@@ -17,6 +17,7 @@ pub mod record;
 pub mod runtime;
 pub mod sanitize;
 pub mod screen;
+pub mod service;
 pub mod settings;
 pub mod template;
 

@@ -18,6 +18,7 @@ pub mod mail;
 pub mod notice;
 pub mod orders;
 pub mod policy;
+pub mod readiness;
 pub mod restore;
 pub mod router;
 pub mod state_file;
@@ -35,6 +36,7 @@ use crate::store::config_file;
 use crate::store::disk::OsDisk;
 use crate::store::layout::Root;
 use crate::sys::clock::HostClock;
+use crate::sys::notify::Notify;
 use crate::sys::process;
 use crate::tmux::driver::Driver;
 use crate::tmux::watch::FileWatch;
@@ -52,12 +54,13 @@ use tokio_util::sync::CancellationToken;
 /// Longest time an effect in flight gets at shutdown.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
 
-/// Runs until SIGTERM, SIGINT or a shutdown request. A second signal ends at once.
+/// Runs until SIGTERM, SIGINT or a shutdown request. A second signal ends at once. The service manager, if
+/// there is one, is told of readiness, life and end.
 ///
 /// # Errors
 /// What keeps a daemon from starting, as a user sees it: a second daemon, no tmux, a bad configuration,
 /// an impossible root.
-pub async fn run(root: Root) -> Result<(), Fault> {
+pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
     let invalid = |e: String| Fault::new(Code::Invalid, e);
     root.ensure().map_err(|e| invalid(e.to_string()))?;
     let settings = config_file::load(&root, |n| std::env::var(n).ok())
@@ -105,8 +108,10 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     let ending = shutdown.clone();
     let serve = axum::serve(listener, service).with_graceful_shutdown(async move { ending.cancelled().await });
     let served = tokio::spawn(async move { serve.await });
+    readiness::tell(&host, &manager, &shutdown).await;
     shutdown.cancelled().await;
 
+    manager.tell("STOPPING=1\nSTATUS=coming to rest; sessions go on");
     come_to_rest(&host).await;
     if end_sessions.load(Ordering::SeqCst) {
         orders::end_all(&host).await;

@@ -2,7 +2,8 @@
 //!
 //! `IAPEER_TEST_FAULT` says what happens at which writing operation, counted from 1 at the start of the
 //! daemon: `kill@17` (SIGKILL to itself before it), `killed@17` (after it), `eio@17`, `enospc@17-40`,
-//! `short@17` (half of the bytes, then the error), `floor` (no space is reported as free).
+//! `short@17` (half of the bytes, then the error), `floor` (no space is reported as free), `stall@FILE` (no
+//! operation goes on while FILE exists).
 
 use super::disk::OsDisk;
 use crate::ports::disk::Disk;
@@ -11,9 +12,10 @@ use nix::sys::signal::{Signal, raise};
 use std::ffi::OsString;
 use std::io;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -22,6 +24,7 @@ enum Kind {
     Error(i32),
     Short,
     Floor,
+    Stall,
 }
 
 /// What goes wrong, and at which operations.
@@ -29,12 +32,14 @@ enum Kind {
 pub struct Plan {
     kind: Kind,
     at: RangeInclusive<usize>,
+    /// What stalls everything while it exists.
+    gate: PathBuf,
 }
 
 impl FromStr for Plan {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no fault (kill@N, killed@N, eio@N-M, enospc@N-M, short@N, floor)");
+        let wrong = || format!("{text:?} is no fault (kill@N, killed@N, eio@N-M, enospc@N-M, short@N, floor, stall@FILE)");
         let (word, place) = text.split_once('@').unwrap_or((text, ""));
         let kind = match word {
             "kill" => Kind::KillBefore,
@@ -42,12 +47,13 @@ impl FromStr for Plan {
             "eio" => Kind::Error(EIO),
             "enospc" => Kind::Error(ENOSPC),
             "short" => Kind::Short,
-            "floor" if place.is_empty() => return Ok(Plan { kind: Kind::Floor, at: 0..=0 }),
+            "floor" if place.is_empty() => return Ok(Plan { kind: Kind::Floor, at: 0..=0, gate: PathBuf::new() }),
+            "stall" if !place.is_empty() => return Ok(Plan { kind: Kind::Stall, at: 0..=usize::MAX, gate: place.into() }),
             _ => return Err(wrong()),
         };
         let (first, last) = place.split_once('-').unwrap_or((place, place));
         let number = |n: &str| n.parse().map_err(|_| wrong());
-        Ok(Plan { kind, at: number(first)?..=number(last)? })
+        Ok(Plan { kind, at: number(first)?..=number(last)?, gate: PathBuf::new() })
     }
 }
 
@@ -73,6 +79,17 @@ impl FaultDisk {
             Kind::Error(code) => Err(io::Error::from_raw_os_error(code)),
             Kind::Short => half().and(Err(io::Error::from_raw_os_error(ENOSPC))),
             Kind::Floor => whole(),
+            Kind::Stall => {
+                self.stall();
+                whole()
+            }
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "a hung disk is what is played here")]
+    fn stall(&self) {
+        while self.plan.gate.exists() {
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
@@ -118,10 +135,11 @@ mod tests {
     #[test]
     fn every_word_of_a_plan_is_understood_and_nothing_else() {
         let plan = |text: &str| text.parse::<Plan>();
-        assert_eq!(plan("kill@17"), Ok(Plan { kind: Kind::KillBefore, at: 17..=17 }));
-        assert_eq!(plan("enospc@17-40"), Ok(Plan { kind: Kind::Error(ENOSPC), at: 17..=40 }));
+        assert_eq!(plan("kill@17"), Ok(Plan { kind: Kind::KillBefore, at: 17..=17, gate: PathBuf::new() }));
+        assert_eq!(plan("enospc@17-40"), Ok(Plan { kind: Kind::Error(ENOSPC), at: 17..=40, gate: PathBuf::new() }));
         assert_eq!(plan("floor").map(|p| p.kind), Ok(Kind::Floor));
-        for wrong in ["", "kill", "kill@", "eio@x", "floor@3", "melt@1"] {
+        assert_eq!(plan("stall@/x@y").map(|p| p.gate), Ok(PathBuf::from("/x@y")));
+        for wrong in ["", "kill", "kill@", "eio@x", "floor@3", "stall", "melt@1"] {
             assert!(plan(wrong).is_err(), "{wrong}");
         }
     }

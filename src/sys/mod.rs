@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod notify;
 pub mod process;
 pub mod spawn;
 pub mod wait;
