@@ -54,6 +54,11 @@ impl Who {
 }
 
 impl Caller {
+    /// The process at the other end.
+    pub fn process(&self) -> Option<ProcessRef> {
+        self.pid.zip(self.start).map(|(pid, start)| ProcessRef { pid, start })
+    }
+
     /// Checked per request: a pid is believed only while it is the process that connected.
     pub fn identify(&self, root: &Root, keeper: impl Fn(&ProcessRef) -> Option<(Identity, Incarnation)>) -> Who {
         if self.uid != Some(nix::unistd::getuid().as_raw()) {

@@ -2,7 +2,7 @@
 
 use super::caller::Caller;
 use super::routes::{Answer, App, Body, Params, WAIT_LIMIT_SECS, body};
-use super::shapes::{InterruptRequest, MessageView, WaitedView};
+use super::shapes::{AttachedRequest, InterruptRequest, MessageView, WaitedView};
 use crate::core::fault::{Code, Fault};
 use crate::core::names::Identity;
 use crate::daemon::control::{self, OfItself};
@@ -19,6 +19,7 @@ pub fn routes() -> Router<App> {
         .route("/v1/peers/{peer}/interrupt", post(interrupt))
         .route("/v1/peers/{peer}/compact", post(compact))
         .route("/v1/peers/{peer}/wait", get(wait))
+        .route("/v1/peers/{peer}/attached", post(attached))
         .route("/v1/self/done", post(done))
         .route("/v1/self/fresh", post(fresh))
 }
@@ -60,6 +61,14 @@ async fn wait(
         () = app.shutdown.cancelled() => return Err(Fault::new(Code::Draining, "the daemon ends").into()),
     };
     Ok(Json(WaitedView { identity: handle.identity.clone(), state: seen.state.into(), turn: seen.turn.map(String::from), reason: seen.reason }))
+}
+
+async fn attached(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>, bytes: Body) -> Answer<Identity> {
+    app.operator(&caller, "attach to peers")?;
+    let request: AttachedRequest = body(&bytes)?;
+    let handle = router::resolve(&app.host, &peer)?;
+    control::attached(&app.host, &handle, caller.process(), &request);
+    Ok(Json(handle.identity.clone()))
 }
 
 async fn done(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>) -> Answer<Identity> {

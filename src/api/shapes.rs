@@ -301,6 +301,15 @@ pub struct InterruptRequest {
     pub force: bool,
 }
 
+/// A person opens a peer's terminal in this process.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AttachedRequest {
+    /// Columns and rows of their terminal, `200x50`.
+    pub size: String,
+    pub read_only: bool,
+}
+
 /// Where a peer stood when the wait for it was over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WaitedView {

@@ -3,8 +3,10 @@
 
 use super::link::{connect_or_start, segment};
 use super::{AttachArgs, Done, Outcome, say};
-use crate::api::shapes::{AttachView, WakeRequest};
+use crate::api::client::{ANSWER, Client};
+use crate::api::shapes::{AttachView, AttachedRequest, WakeRequest};
 use crate::core::fault::{Code, Fault};
+use crate::core::names::Identity;
 use crate::core::peer::WantedBy;
 use crate::store::layout::Root;
 use std::io::IsTerminal;
@@ -21,11 +23,17 @@ pub async fn attach(root: &Root, args: AttachArgs) -> Outcome {
     let path = format!("/v1/peers/{}/wake", segment(&args.peer));
     let view: AttachView = client.post(&path, &WakeRequest { cause: WantedBy::Attach, fresh: args.fresh }, WAKE).await?;
     drop(client);
-    open(&view, args.read_only)
+    open(root, &view, args.read_only).await
 }
 
 /// Hands this terminal to the session's own tmux, with the server's own program.
-pub fn open(view: &AttachView, read_only: bool) -> Outcome {
+pub async fn open(root: &Root, view: &AttachView, read_only: bool) -> Outcome {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).map(|s| format!("{}x{}", s.ws_col, s.ws_row)).unwrap_or_default();
+    let told = AttachedRequest { size, read_only };
+    if let Ok(mut client) = Client::connect(root).await {
+        // For the log, and so that the session counts as in use: without it the terminal opens all the same.
+        let _: Result<Identity, Fault> = client.post(&format!("/v1/peers/{}/attached", view.identity), &told, ANSWER).await;
+    }
     let mut command = Command::new(&view.tmux);
     command.arg("-u").arg("-S").arg(&view.socket).arg("attach-session");
     if read_only {

@@ -190,7 +190,7 @@ pub async fn runtime(root: &Root, words: Vec<String>, as_json: bool) -> Outcome 
         }
         return Ok(Done::Ok);
     }
-    attach::open(&view, false)
+    attach::open(root, &view, false).await
 }
 
 fn ask(folder: &Path, runtime: &RuntimeName) -> Result<(), Fault> {

@@ -4,17 +4,22 @@
 use super::accept;
 use super::actor::{PeerHandle, Snapshot};
 use super::host::Host;
+use super::logs::Line;
 use crate::api::caller::Who;
-use crate::api::shapes::{MessageView, Recipients, SendRequest, Via};
+use crate::api::shapes::{AttachedRequest, MessageView, Recipients, SendRequest, Via};
 use crate::core::fault::{Code, Fault};
+use crate::core::message::ProcessRef;
 use crate::core::names::Identity;
 use crate::core::peer::INTERRUPT_MS;
 use crate::core::peer::event::Event;
+use crate::tmux::driver::gone_within;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// After the last try of the key: how long the turn's end is still waited for.
 const INTERRUPT_LIMIT: Duration = Duration::from_millis(INTERRUPT_MS + 2_000);
+/// A person who is attached for longer is not followed.
+const ATTACHED_MOST: Duration = Duration::from_secs(30 * 86_400);
 /// How long a session may take to end.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
@@ -75,6 +80,21 @@ pub async fn wait(handle: &PeerHandle, until: &str, limit: Duration) -> Result<S
     let fits = |s: &Snapshot| s.restored && (s.state == until || s.turn == Some(until));
     let reached = handle.wait_until(limit, fits).await;
     reached.ok_or_else(|| Fault::new(Code::Timeout, format!("{} is {} after {} s, not {until}", handle.identity, handle.snapshot().state, limit.as_secs())))
+}
+
+/// A person opens the terminal in this process, and is gone with it.
+pub fn attached(host: &Arc<Host>, handle: &PeerHandle, process: Option<ProcessRef>, request: &AttachedRequest) {
+    let Some(process) = process else { return };
+    let line = |event| Line::new(event).with("identity", &handle.identity).maybe("inc", handle.snapshot().incarnation).with("client", process.pid);
+    let access = if request.read_only { "read-only" } else { "full" };
+    host.lifecycle(line("attach").with("size", &request.size).with("access", access));
+    let (host, handle) = (host.clone(), handle.clone());
+    // Beside the daemon's own tasks: nobody waits for a person when it ends.
+    tokio::spawn(async move {
+        gone_within(&process, ATTACHED_MOST).await;
+        host.lifecycle(Line::new("detach").with("identity", &handle.identity).maybe("inc", handle.snapshot().incarnation).with("client", process.pid));
+        handle.event(Event::Detached).await;
+    });
 }
 
 /// What an agent says of its own session.

@@ -36,6 +36,8 @@ pub const LIFECYCLE_EVENTS: &[&str] = &[
     "unfreeze",
     "remove",
     "interrupt",
+    "attach",
+    "detach",
     "refresh",
     "self-fresh",
     "supervise",

@@ -29,7 +29,10 @@ use crate::api::caller::Caller;
 use crate::api::routes::{self, App};
 use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Party};
+use crate::core::peer::WantedBy;
 use crate::core::peer::event::Event;
+use crate::core::profile::WakePolicy;
+use crate::core::settings::Restore;
 use crate::ports::disk::Disk;
 use crate::ports::terminal::TerminalError;
 use crate::store::config_file;
@@ -90,7 +93,11 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
     let shutdown = CancellationToken::new();
     let end_sessions = Arc::new(AtomicBool::new(false));
     install_signals(shutdown.clone()).map_err(|e| internal("signals", e))?;
+    let rebooted = state_file::boot_before(&root).is_some_and(|before| before != host.boot_id);
     adopt_all(&host).await;
+    if rebooted && host.settings.restore == Restore::All {
+        restore_all(&host).await;
+    }
 
     let listener = listen(&root)?;
     host.lifecycle(
@@ -248,6 +255,17 @@ async fn adopt_all(host: &Arc<Host>) {
         handle.wait_until(Duration::from_secs(30), |s| s.restored || s.last_failure.is_some()).await;
     }
     note_operator_mail(host).await;
+}
+
+/// After a reboot: every warm peer on its default runtime, at the pace that the host allows.
+async fn restore_all(host: &Arc<Host>) {
+    for (personality, place) in &host.registry().peers {
+        let Ok(loaded) = host.profile_at(personality, place) else { continue };
+        let identity = Identity::new(loaded.profile.default_runtime, personality.clone());
+        if loaded.profile.wake_policy == WakePolicy::Warm && !identity.runtime.is_none() {
+            host.handle(&identity).event(Event::Want(WantedBy::Restore)).await;
+        }
+    }
 }
 
 async fn note_operator_mail(host: &Arc<Host>) {

@@ -4,11 +4,13 @@
 
 use super::host::Host;
 use super::orders;
-use crate::store::disk::{OsDisk, replace};
+use crate::store::disk::{OsDisk, read_own, replace};
+use crate::store::layout::Root;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
+const CAP: u64 = 64 * 1024 * 1024;
 const PAUSE: Duration = Duration::from_millis(250);
 
 pub async fn keep_written(host: Arc<Host>, shutdown: CancellationToken) {
@@ -44,6 +46,12 @@ fn watch_all(host: &Arc<Host>) -> tokio::task::JoinSet<()> {
         });
     }
     views
+}
+
+/// The boot in which the last daemon wrote it.
+pub fn boot_before(root: &Root) -> Option<String> {
+    let state: serde_json::Value = serde_json::from_slice(&read_own(&root.daemon_state(), CAP).ok()?).ok()?;
+    state["boot_id"].as_str().map(String::from)
 }
 
 async fn write(host: &Arc<Host>) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The limits under which the bench drives more than people would.
-const CONFIG: &str = "limits:\n  waiting_per_peer: 100000\n  waiting_per_sender: 100000\n  operator_per_second: 100000\n";
+const CONFIG: &str = "idle_secs: 0\nlimits:\n  live_peers: 10000\n  waiting_per_peer: 100000\n  waiting_per_sender: 100000\n  operator_per_second: 100000\n";
 
 /// What a run that is broken off would leave behind.
 pub enum Remains {

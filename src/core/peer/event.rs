@@ -61,6 +61,8 @@ pub enum Event {
     SelfFresh {
         inc: Incarnation,
     },
+    /// A person has closed the terminal.
+    Detached,
     /// A session has ended somewhere on this host.
     RoomMade,
     /// The fresh session that it asked for is that of another runtime.

@@ -32,7 +32,8 @@ impl Peer {
 
     /// Whether mail waits for which a session may be started now.
     pub(super) fn mail_wakes(&self, now: Millis) -> bool {
-        self.queue.iter().any(|e| e.wakes() && e.not_before <= now)
+        // Somebody else starts what is not ours to manage; mail is delivered while it runs.
+        !self.rules.external && self.queue.iter().any(|e| e.wakes() && e.not_before <= now)
     }
 
     /// When the queue changes by itself: the end of a pause, the end of a time to live.

@@ -178,6 +178,10 @@ impl Peer {
             }
             Event::SelfDone { inc } if self.is_current(inc) => self.self_done(now, fx),
             Event::SelfFresh { inc } if self.is_current(inc) => self.self_fresh(now, fx),
+            Event::Detached => {
+                self.active(now);
+                self.look_at(now + QUIET_MS);
+            }
             Event::RoomMade => {
                 if self.hold == Some(Hold::Capacity) {
                     self.not_before = now;
