@@ -255,7 +255,10 @@ impl Actor {
         let rebooted = matches!(found.restored.lost, Some((_, DeathCause::HostReboot)));
         policy::apply(&mut self.peer, &self.host);
         self.peer.host_frozen = self.host.frozen().is_some();
-        self.step(Event::Restored(Box::new(found.restored))).await;
+        let mut restored = found.restored;
+        // Mail that waits may wake it in this very step.
+        prove(restored.resumable.as_mut(), self.peer.definition.resume.needs_transcript);
+        self.step(Event::Restored(Box::new(restored))).await;
         if rebooted && self.host.settings.restore == Restore::Awake {
             self.step(Event::Want(WantedBy::Restore)).await;
         }
@@ -351,9 +354,19 @@ impl Actor {
     /// Session id and transcript, as the program's hooks name them.
     async fn learn(&mut self, inc: Incarnation, heard: &Heard) {
         let Some(live) = self.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
+        let asked = heard.session_id.as_ref().and_then(|_| live.record.resumed.take());
+        if let (Some(asked), Some(told)) = (&asked, &heard.session_id) {
+            if asked != told {
+                let detail = format!("it was to resume {asked} and has {told}: its earlier turns are not in this conversation");
+                self.host.lifecycle(
+                    Line::new("wake-failed").with("identity", &self.identity).with("inc", inc).with("reason", "resume-unproven").with("detail", &detail),
+                );
+                self.last_failure = Some(detail);
+            }
+        }
         let id = heard.session_id.clone().or(live.record.session_id.clone());
         let transcript = heard.transcript.clone().or(live.record.transcript.clone());
-        if (&id, &transcript) == (&live.record.session_id, &live.record.transcript) {
+        if asked.is_none() && (&id, &transcript) == (&live.record.session_id, &live.record.transcript) {
             // Some programs name a transcript before it is born.
             live.watch_transcript(&self.host);
             return;
@@ -381,7 +394,7 @@ impl Actor {
         if self.live.is_none() {
             // What a launch would be decided by is read when one may be decided.
             policy::apply(&mut self.peer, &self.host);
-            self.prove_resumable();
+            prove(self.peer.resumable.as_mut(), self.peer.definition.resume.needs_transcript);
         }
         let peer = &mut self.peer;
         let Ok(effects) = catch_unwind(AssertUnwindSafe(|| peer.step(event, now))) else {
@@ -420,14 +433,6 @@ impl Actor {
         let Some(live) = &self.live else { return };
         let (dir, record) = (self.host.root.peer_state(&self.identity), live.record.clone());
         self.host.store.post("session", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.write_session(&record)).await;
-    }
-
-    /// Whether the transcript that a resume would name is there.
-    fn prove_resumable(&mut self) {
-        let needs = self.peer.definition.resume.needs_transcript;
-        if let Some(resumable) = &mut self.peer.resumable {
-            resumable.proven = !needs || resumable.transcript.as_ref().is_some_and(|t| std::path::Path::new(t).is_file());
-        }
     }
 
     async fn perform(&mut self, effect: Effect) {
@@ -518,6 +523,13 @@ impl Actor {
             *old = snapshot;
             changed
         });
+    }
+}
+
+/// Whether the transcript that a resume would name is there.
+fn prove(resumable: Option<&mut Resumable>, needs_transcript: bool) {
+    if let Some(resumable) = resumable {
+        resumable.proven = !needs_transcript || resumable.transcript.as_ref().is_some_and(|t| std::path::Path::new(t).is_file());
     }
 }
 

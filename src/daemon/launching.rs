@@ -122,6 +122,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mod
             Mode::Resume { .. } => resumed_transcript(host, identity).await,
             Mode::Fresh => None,
         },
+        resumed: session_id.clone().filter(|_| matches!(mode, Mode::Resume { .. })),
         session_id,
         woke_at: host.now_text(),
         woke_ms: host.clock.boot_ms(),

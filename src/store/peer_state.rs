@@ -49,6 +49,9 @@ pub struct SessionRecord {
     pub ready: bool,
     /// The first message still carries the profile's initial prompt.
     pub seed_due: bool,
+    /// The conversation that it was to resume, until a hook has told which one it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<String>,
     /// Messages of an ephemeral session to others that nobody has answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub asked: Vec<MessageId>,

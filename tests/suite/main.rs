@@ -19,6 +19,7 @@ mod ephemeral;
 mod golden;
 mod harness;
 mod mail;
+mod night;
 mod readiness;
 mod recovery;
 mod refusals;

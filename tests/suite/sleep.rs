@@ -109,3 +109,20 @@ fn a_daemon_that_was_stopped_for_a_while_reaps_nobody_for_it() {
     assert!(host.turns("a").iter().any(|t| body_of(t) == "again"));
     assert_eq!(host.session("echo-a").unwrap()["incarnation"], 1);
 }
+
+#[test]
+fn mail_that_waits_for_a_new_daemon_resumes_its_conversation_too() {
+    let mut host = Host::with_peers(&["a"]);
+    let send = |host: &Host, text: &str| host.run(&["send", "a", text, "--topic", "t", "--queue", "--wait", "submitted", "--timeout", "2"]);
+    send(&host, "one").ok();
+    let conversation = host.session("echo-a").unwrap()["session_id"].clone();
+    host.run(&["freeze"]).ok();
+    host.run(&["unfreeze"]).ok();
+    host.stop_daemon();
+    // Its terminal is lost while no daemon looks, and mail comes meanwhile.
+    host.tmux("echo-a", &["kill-server"]);
+    host.run(&["send", "a", "two", "--topic", "t"]).ok();
+    host.start();
+    host.until("it is back", || host.turns("a").len() == 2);
+    assert_eq!(host.session("echo-a").unwrap()["session_id"], conversation, "{}", host.evidence());
+}

@@ -55,8 +55,10 @@ impl Peer {
         } else if self.markers.stopped && !self.queue.is_empty() {
             self.set_hold(Some(Hold::Stopped), fx);
         }
-        if !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
-            self.check_crash_loop(now, fx);
+        if self.recent_deaths(now) >= self.timing.crashloop_max && !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
+            // Told when it happened.
+            self.wanted = None;
+            self.set_hold(Some(Hold::CrashLoop), fx);
         }
         if self.markers.new_eager && self.up().is_none() && !self.markers.stopped {
             // It ended as it wished, and the daemon with it.
