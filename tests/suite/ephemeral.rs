@@ -141,9 +141,9 @@ fn a_worker_that_never_says_that_it_is_done_is_ended_and_its_sender_told() {
 }
 
 #[test]
-fn twenty_tasks_with_the_worker_killed_at_random_are_all_answered_or_given_up() {
+fn fifty_tasks_with_the_worker_killed_at_random_are_all_answered_or_given_up() {
     let host = workers(CONFIG, &[]);
-    let ids: Vec<String> = (0..20).map(|n| send(&host, &format!("work: 150ms\nreply: {n}"))).collect();
+    let ids: Vec<String> = (0..50).map(|n| send(&host, &format!("work: 60ms\nreply: {n}"))).collect();
     let mut random = std::process::id() as u64;
     let over = |id: &String| matches!(state(&host.message(id)), "answered" | "dead");
     let mut kills = 0;
@@ -151,16 +151,25 @@ fn twenty_tasks_with_the_worker_killed_at_random_are_all_answered_or_given_up() 
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         // The random instant is the point.
         std::thread::sleep(Duration::from_millis((random >> 33) % 700));
-        if kills < 12 {
+        if kills < 25 {
             if let Some(pid) = agent_pid(&host) {
                 kill(pid);
                 kills += 1;
             }
         }
     }
-    for turn in host.turns("w") {
-        let id = id_of(&turn).to_string();
-        let copies: Vec<String> = host.turns("w").into_iter().filter(|t| id_of(t) == id).collect();
+    let turns = host.turns("w");
+    let mut first: Vec<&str> = Vec::new();
+    for turn in &turns {
+        if !first.contains(&id_of(turn)) {
+            first.push(id_of(turn));
+        }
+    }
+    assert_eq!(first, ids, "in order");
+    let notices = host.run(&["inbox", "--keep", "--json"]).ok().out;
+    for id in &ids {
+        let copies: Vec<&String> = turns.iter().filter(|t| id_of(t) == id).collect();
+        assert!(state(&host.message(id)) != "dead" || notices.contains(id), "its sender was not told\n{}", host.evidence());
         assert!(copies.iter().skip(1).all(|t| t.contains("redelivered=")), "a second copy says so: {copies:?}\n{}", host.evidence());
     }
     assert!(kills > 0);
