@@ -36,6 +36,7 @@ pub const LIFECYCLE_EVENTS: &[&str] = &[
     "unfreeze",
     "remove",
     "interrupt",
+    "schedule",
 ];
 
 /// One line being built.

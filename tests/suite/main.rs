@@ -19,6 +19,7 @@ mod harness;
 mod mail;
 mod recovery;
 mod refusals;
+mod schedules;
 mod screens;
 mod security;
 mod terminal;

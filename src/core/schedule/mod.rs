@@ -70,7 +70,7 @@ pub struct Schedule {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
-    Cron(Timetable),
+    Cron(Box<Timetable>),
     /// As it is written in the profile.
     Watch(String),
 }
@@ -115,7 +115,7 @@ impl Entry {
             }
         }
         let trigger = match (self.cron, self.watch) {
-            (Some(pattern), None) => Trigger::Cron(Timetable::read(pattern, self.time_zone.as_deref())?),
+            (Some(pattern), None) => Trigger::Cron(Box::new(Timetable::read(pattern, self.time_zone.as_deref())?)),
             (None, Some(_)) if self.time_zone.is_some() => return wrong("time_zone", "`time_zone` belongs to `cron`; a `watch` has none".into()),
             (None, Some(path)) if path.is_empty() => return wrong("watch", "`watch` is empty; name a path in the peer's folder, `.` is the folder".into()),
             (None, Some(path)) => Trigger::Watch(path),
