@@ -2,15 +2,15 @@
 
 use super::caller::{Caller, Who};
 use super::shapes::{
-    AttachView, ErrorBody, FreezeRequest, HistoryView, HookRequest, Mail, MessageView, PeerView, QueueRequest, Recipients, ScreenView, SendRequest, StatusView,
-    WakeRequest,
+    AttachView, ErrorBody, FreezeRequest, HistoryView, HookRequest, Mail, MessageView, PeerView, QueueRequest, Recipients, ScheduleView, ScreenView,
+    SendRequest, StatusView, WakeRequest,
 };
 use crate::core::fault::{Code, Fault};
 use crate::core::message::{MessageId, State as MessageState};
 use crate::core::names::Identity;
 use crate::daemon::host::Host;
 use crate::daemon::mail::{self, WaitFor};
-use crate::daemon::{accept, orders, router};
+use crate::daemon::{accept, orders, router, schedules};
 use crate::store::history::{self, Search};
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
@@ -71,6 +71,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/peers/{peer}/queue", get(queue))
         .route("/v1/messages", post(send).get(messages))
         .route("/v1/messages/{id}/queue", post(queue_act))
+        .route("/v1/schedules", get(all_schedules))
+        .route("/v1/peers/{peer}/schedules", get(peer_schedules))
         .route("/v1/freeze", post(freeze))
         .route("/v1/unfreeze", post(unfreeze))
         .route("/v1/messages/{id}", get(message))
@@ -233,6 +235,17 @@ async fn queue_act(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Call
     app.operator(&caller, "decide about mail")?;
     let request: QueueRequest = body(&bytes)?;
     Ok(Json(mail::queue_act(&app.host, &message_id(&id)?, request.act).await?))
+}
+
+async fn all_schedules(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>) -> Answer<Vec<ScheduleView>> {
+    app.somebody(&caller)?;
+    Ok(Json(schedules::views(&app.host, None)))
+}
+
+async fn peer_schedules(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<Vec<ScheduleView>> {
+    app.somebody(&caller)?;
+    let handle = router::resolve(&app.host, &peer)?;
+    Ok(Json(schedules::views(&app.host, Some(&handle.identity.personality))))
 }
 
 async fn freeze(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, bytes: Body) -> Answer<&'static str> {

@@ -1,9 +1,10 @@
 //! JSON shapes of the API, first version. Stable: fields are added, never changed.
 
-use crate::core::message::{Evidence, Intelligence, MessageId, State};
+use crate::core::message::{Evidence, Intelligence, MessageId, SCHEDULED, State};
 use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
 use crate::core::peer::WantedBy;
 use crate::core::profile::{ApprovalMode, WakePolicy};
+use crate::core::schedule::Missed;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -99,6 +100,9 @@ pub enum Via {
     Api,
     /// The spool: no daemon ran when it was sent.
     Offline,
+    /// A schedule of the recipient; the daemon's own word.
+    #[serde(skip_deserializing)]
+    Schedule,
 }
 
 impl Via {
@@ -108,6 +112,7 @@ impl Via {
             Via::Mcp => "mcp",
             Via::Api => "api",
             Via::Offline => "offline",
+            Via::Schedule => SCHEDULED,
         }
     }
 }
@@ -182,6 +187,43 @@ pub struct Mail {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<String>,
     pub acknowledged: bool,
+}
+
+/// One schedule of a peer, as every surface shows it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ScheduleView {
+    pub peer: Personality,
+    pub name: String,
+    /// `on`, `off`, `waits` (its peer takes no mail now), `invalid`.
+    pub state: String,
+    /// Why it waits: `stopped`, `frozen`, `profile-invalid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<String>,
+    /// The zone that `cron` is read in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Missed>,
+    /// When it fires next, in its own zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// The slot, or the change, that fired last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_message: Option<MessageId>,
+    /// Messages sent, and slots that got none of their own.
+    pub fires: u64,
+    pub missed: u64,
+    /// File, line and what is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A message of the past, with its text.

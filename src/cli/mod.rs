@@ -19,6 +19,7 @@ mod mcp;
 mod offline;
 mod peers;
 mod queue;
+mod schedules;
 mod service;
 mod show;
 
@@ -70,6 +71,8 @@ enum Verb {
     Messages(MessagesArgs),
     /// Look into the queue of a peer, decide about what is in it.
     Queue(QueueArgs),
+    /// Show what the profiles have on schedule: when it fires next, fired last, what is wrong with it.
+    Schedules(SchedulesArgs),
     /// Say why a message or a peer is where it is.
     Explain(ExplainArgs),
     /// Start and deliver nothing until `unfreeze`.
@@ -289,6 +292,12 @@ enum QueueVerb {
 }
 
 #[derive(Args)]
+struct SchedulesArgs {
+    /// Only of this peer.
+    peer: Option<String>,
+}
+
+#[derive(Args)]
 struct ExplainArgs {
     /// A message id, or a peer.
     what: String,
@@ -488,6 +497,7 @@ async fn dispatch(root: Root, cli: Cli, notify: Notify) -> Outcome {
         Verb::Inbox(args) => mail::inbox(&root, args, as_json).await,
         Verb::Messages(args) => queue::messages(&root, args, as_json).await,
         Verb::Queue(args) => queue::queue(&root, args, as_json).await,
+        Verb::Schedules(args) => schedules::schedules(&root, args.peer.as_deref(), as_json).await,
         Verb::Explain(args) => explain::explain(&root, &args.what, as_json).await,
         Verb::Freeze(args) => peers::freeze(&root, args, true).await,
         Verb::Unfreeze(args) => peers::freeze(&root, args, false).await,

@@ -125,6 +125,9 @@ pub struct Message {
     pub body: Vec<u8>,
 }
 
+/// The door of what a peer's own schedules send it. The system signs it; unlike a notice it wakes its peer.
+pub const SCHEDULED: &str = "schedule";
+
 /// A moment by three clocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
@@ -159,6 +162,7 @@ impl Message {
             hops: self.hops,
             fence: self.fence.clone(),
             raw: self.raw,
+            notice: self.from == Party::System && self.via != SCHEDULED,
             expires: self.expires,
             stamp: self.stamp.clone(),
             due: None,
@@ -178,6 +182,8 @@ pub struct Entry {
     /// Closes its envelope; shows on the screen that a paste is this message.
     pub fence: String,
     pub raw: bool,
+    /// A notice of the system: it waits for a session that runs for another reason.
+    pub notice: bool,
     /// Unix second at which it expires.
     pub expires: Option<i64>,
     pub stamp: Option<Stamp>,
@@ -192,9 +198,8 @@ impl Entry {
         &self.key.id
     }
 
-    /// Notices of the system wait for a session that runs for another reason.
     pub fn wakes(&self) -> bool {
-        self.from != Party::System
+        !self.notice
     }
 
     /// When its time to live is over, on the boot clock. Within one boot the boot clock alone counts, so

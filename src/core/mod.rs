@@ -16,6 +16,7 @@ pub mod profile;
 pub mod record;
 pub mod runtime;
 pub mod sanitize;
+pub mod schedule;
 pub mod screen;
 pub mod service;
 pub mod settings;

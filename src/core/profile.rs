@@ -49,6 +49,9 @@ pub struct Profile {
     pub allow_from: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow_to: Vec<String>,
+    /// Read entry by entry: a bad one takes only itself out (`core::schedule`).
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub schedules: serde_json::Value,
     /// Keys this version does not know; kept on rewrite.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
@@ -115,6 +118,7 @@ pub const KNOWN_KEYS: &[&str] = &[
     "args",
     "allow_from",
     "allow_to",
+    "schedules",
     "interfaces",
 ];
 
@@ -140,6 +144,7 @@ impl Profile {
             args: Vec::new(),
             allow_from: Vec::new(),
             allow_to: Vec::new(),
+            schedules: serde_json::Value::Null,
             other: BTreeMap::new(),
         }
     }

@@ -65,8 +65,23 @@ struct Target {
 /// Accepts a message for each of its recipients: when this returns, all are kept.
 pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<Vec<MessageView>, Fault> {
     let from = sender(host, who, &request)?;
+    if request.raw && !matches!(who, Who::Operator) {
+        return Err(Fault::new(Code::NotAllowed, "raw text is the operator's: a peer's message always has its envelope"));
+    }
+    let by = if let Who::Peer(_, inc) = who { Some(*inc) } else { None };
+    take(host, from, by, request).await
+}
+
+/// What a schedule of its own profile sends a peer, signed by the system. With the same key and text it is
+/// the same message again, which is kept only once.
+pub async fn scheduled(host: &Arc<Host>, request: SendRequest) -> Result<Vec<MessageView>, Fault> {
+    take(host, Party::System, None, request).await
+}
+
+/// `by`: the session that sends it.
+async fn take(host: &Arc<Host>, from: Party, by: Option<Incarnation>, request: SendRequest) -> Result<Vec<MessageView>, Fault> {
     let base = request.id.clone().unwrap_or_else(new_id);
-    check(host, who, &request)?;
+    check(host, &request)?;
     let targets = recipients(host, &from, &request)?;
     let alone = targets.len() == 1;
     let mut views: Vec<Option<MessageView>> = Vec::new();
@@ -108,7 +123,7 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<V
     if known || reserved.len() < fresh.len() {
         // The same request is being accepted on another connection at this moment: its answer is ours.
         reserved.iter().for_each(|id| host.ledger.unreserve(id.as_str()));
-        return twin(host, who, request, &fresh).await;
+        return twin(host, from, by, request, &fresh).await;
     }
     let kept = host.store.keep(messages).await;
     if let Ok(messages) = &kept {
@@ -117,7 +132,6 @@ pub async fn send(host: &Arc<Host>, who: &Who, request: SendRequest) -> Result<V
     reserved.iter().for_each(|id| host.ledger.unreserve(id.as_str()));
     let messages = kept.map_err(|e| mail::refuse_store(host, &e))?;
     host.set_degraded(mail::STORE_WRITE, false);
-    let by = if let Who::Peer(_, inc) = who { Some(*inc) } else { None };
     for (message, (place, _)) in messages.iter().zip(&fresh) {
         views[*place] = Some(hand_over(host, message, targets[*place].handle.as_ref(), by).await);
     }
@@ -164,7 +178,7 @@ fn recipients(host: &Arc<Host>, from: &Party, request: &SendRequest) -> Result<V
     Ok(targets)
 }
 
-fn check(host: &Host, who: &Who, request: &SendRequest) -> Result<(), Fault> {
+fn check(host: &Host, request: &SendRequest) -> Result<(), Fault> {
     let limits = &host.settings.limits;
     let invalid = |text: String| Err(Fault::new(Code::Invalid, text));
     if request.text.is_empty() {
@@ -183,9 +197,6 @@ fn check(host: &Host, who: &Who, request: &SendRequest) -> Result<(), Fault> {
         if key.is_empty() || key.chars().count() > limits.topic_chars || key.chars().any(sanitize::is_control) {
             return invalid(format!("an idempotency key is one line of 1 to {} characters", limits.topic_chars));
         }
-    }
-    if request.raw && !matches!(who, Who::Operator) {
-        return Err(Fault::new(Code::NotAllowed, "raw text is the operator's: a peer's message always has its envelope"));
     }
     if request.raw && (request.text.trim_end().contains('\n') || !request.attachments.is_empty()) {
         return invalid("raw text is one line, without attachments".into());
@@ -231,7 +242,7 @@ fn repeated(host: &Arc<Host>, id: &MessageId, from: &Party, to: &Party, request:
 }
 
 /// Waits for what becomes of the other request, then answers as to any repetition.
-async fn twin(host: &Arc<Host>, who: &Who, request: SendRequest, ids: &[(usize, MessageId)]) -> Result<Vec<MessageView>, Fault> {
+async fn twin(host: &Arc<Host>, from: Party, by: Option<Incarnation>, request: SendRequest, ids: &[(usize, MessageId)]) -> Result<Vec<MessageView>, Fault> {
     let mut changed = host.ledger.subscribe();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
     let busy = || ids.iter().any(|(_, id)| host.ledger.is_reserved(id.as_str()));
@@ -241,7 +252,7 @@ async fn twin(host: &Arc<Host>, who: &Who, request: SendRequest, ids: &[(usize, 
     if busy() {
         return Err(Fault::new(Code::StoreDegraded, "another request with the same id is still being written").hint("send again"));
     }
-    Box::pin(send(host, who, request)).await
+    Box::pin(take(host, from, by, request)).await
 }
 
 async fn admit(host: &Arc<Host>, from: &Party, target: &Target, request: &SendRequest) -> Result<(), Fault> {

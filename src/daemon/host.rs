@@ -63,7 +63,7 @@ struct Cached {
 }
 
 /// When a profile was read, and what it was.
-type ReadProfile = (Option<(SystemTime, u64)>, Result<Loaded, String>);
+type ReadProfile = (Option<(SystemTime, u64, u64)>, Result<Loaded, String>);
 
 pub struct Parts {
     pub root: Root,
@@ -207,7 +207,7 @@ impl Host {
     /// Reads a profile only when its file has changed.
     fn read_profile(&self, folder: &std::path::Path) -> Result<Loaded, String> {
         use std::os::unix::fs::MetadataExt;
-        let stamp = std::fs::metadata(profile_file::path_in(folder)).ok().and_then(|m| Some((m.modified().ok()?, m.ino())));
+        let stamp = std::fs::metadata(profile_file::path_in(folder)).ok().and_then(|m| Some((m.modified().ok()?, m.ino(), m.len())));
         if let Some((known, loaded)) = lock(&self.profiles).get(folder) {
             if stamp.is_some() && *known == stamp {
                 return loaded.clone();
@@ -283,7 +283,7 @@ impl Host {
 
     /// Tells a sender, once, what has become of a message.
     pub async fn tell_sender(self: &Arc<Self>, entry: &Entry, to: &Party, state: State, reason: &str) {
-        if entry.from == Party::System {
+        if entry.notice {
             return;
         }
         let id = entry.id();
@@ -292,8 +292,9 @@ impl Host {
             State::Submitted | State::Entered => "was taken by a session that ended without a word about it",
             _ => "was not delivered",
         };
-        let text = format!("Your message {id} to {to} {what}: {reason}.");
-        let from = entry.from.clone();
+        // What a schedule sends is the operator's.
+        let (whose, from) = if entry.from == Party::System { ("The scheduled", Party::Operator) } else { ("Your", entry.from.clone()) };
+        let text = format!("{whose} message {id} to {to} {what}: {reason}.");
         super::accept::notify(self, from, text, Some(id.clone()), Some(format!("{}-{id}", state.word()))).await;
     }
 

@@ -43,6 +43,7 @@ pub const LIFECYCLE_EVENTS: &[&str] = &[
     "supervise",
     "ephemeral-drain",
     "ephemeral-armed",
+    "schedule",
 ];
 
 /// One line being built.

@@ -21,6 +21,8 @@ pub mod policy;
 pub mod readiness;
 pub mod restore;
 pub mod router;
+pub mod schedule_desk;
+pub mod schedules;
 pub mod state_file;
 pub mod store_thread;
 pub mod upkeep;
@@ -109,6 +111,7 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
             .with("peers", host.handles().len()),
     );
     let keeping = tokio::spawn(upkeep::run(host.clone(), shutdown.clone()));
+    let scheduling = tokio::spawn(schedules::run(host.clone(), shutdown.clone()));
     let writer = tokio::spawn(state_file::keep_written(host.clone(), shutdown.clone()));
     let app = App { host: host.clone(), shutdown: shutdown.clone(), end_sessions: end_sessions.clone() };
     let service = routes::router(app).into_make_service_with_connect_info::<Caller>();
@@ -126,6 +129,7 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
     let _ = tokio::time::timeout(Duration::from_secs(2), served).await;
     let _ = writer.await;
     let _ = keeping.await;
+    let _ = tokio::time::timeout(SHUTDOWN_PATIENCE, scheduling).await;
     // Everything posted before is on disk once this job has run.
     host.settled().await;
     host.lifecycle(

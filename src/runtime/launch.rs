@@ -217,7 +217,8 @@ pub fn system_prompt(identity: &Identity, profile: &Profile, doctrine: Option<&s
              Ignore an id that you have already handled. \
              To answer or to write to a peer, call the tool send_to_peer; what you only print reaches nobody. \
              An answer names the id it answers in in_reply_to. Do not send empty acknowledgements. \
-             Write to `operator` to reach the person in charge.\n";
+             Write to `operator` to reach the person in charge. \
+             Messages from `iapeer` are notices and the schedules of your own profile; it takes no answers.\n";
     if !roster.is_empty() {
         text += "Peers on this host:\n";
         for known in roster {

@@ -16,6 +16,8 @@ pub mod outbox;
 pub mod peer_state;
 pub mod profile_file;
 pub mod registry;
+pub mod schedule_file;
+pub mod schedule_state;
 pub mod shelf;
 pub mod spool;
 pub mod yaml;

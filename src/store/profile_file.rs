@@ -1,11 +1,13 @@
 //! Reading and writing `<folder>/.iapeer/peer.yaml`.
 
 use super::disk::{OsDisk, create_dir, read_own, replace};
+use super::schedule_file::{self, Listed};
 use super::yaml::{self, YamlError};
 use crate::core::names::{NameError, Personality, near};
 use crate::core::profile::{KNOWN_KEYS, Profile};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
@@ -28,8 +30,9 @@ pub fn path_in(folder: &Path) -> PathBuf {
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub profile: Profile,
-    /// One line each: unknown keys with the nearest known one.
+    /// One line each: unknown keys with the nearest known one, schedules that cannot be read.
     pub warnings: Vec<String>,
+    pub schedules: Arc<Listed>,
 }
 
 pub fn load(folder: &Path) -> Result<Loaded, ProfileError> {
@@ -45,15 +48,17 @@ pub fn load(folder: &Path) -> Result<Loaded, ProfileError> {
     let text = String::from_utf8_lossy(&bytes);
     let profile: Profile = yaml::parse(&path, &text)?;
     profile.check().map_err(|message| ProfileError::Invalid { path: path.clone(), message })?;
-    let unknown = profile.other.keys().filter(|k| !KNOWN_KEYS.contains(&k.as_str()));
-    let warnings = unknown
+    let unknown_keys = profile.other.keys().filter(|k| !KNOWN_KEYS.contains(&k.as_str()));
+    let unknown = unknown_keys
         .map(|key| {
             let line = text.lines().position(|l| l.starts_with(key.as_str())).map_or(0, |n| n + 1);
             let hint = near(key, KNOWN_KEYS.iter().copied()).first().map(|k| format!("; did you mean `{k}`?")).unwrap_or_default();
             format!("{}:{line}: unknown key `{key}` (kept){hint}", path.display())
         })
-        .collect();
-    Ok(Loaded { profile, warnings })
+        .collect::<Vec<String>>();
+    let schedules = Arc::new(schedule_file::list(folder, &path, &text, &profile.schedules));
+    let warnings = unknown.into_iter().chain(schedules.faults.iter().map(|f| f.message.clone())).collect();
+    Ok(Loaded { profile, warnings, schedules })
 }
 
 pub fn save(folder: &Path, profile: &Profile) -> Result<(), ProfileError> {

@@ -51,6 +51,11 @@ pub fn tie_key(disk: &dyn Disk, queue: &Path, from: &Party, key: &str, payload: 
     Ok(Keyed::Is(id.clone()))
 }
 
+/// Whether a sender has used a key in this mailbox.
+pub fn is_tied(disk: &dyn Disk, queue: &Path, from: &Party, key: &str) -> bool {
+    disk.read(&key_path(queue, from, key), 4096).is_ok()
+}
+
 fn key_path(queue: &Path, from: &Party, key: &str) -> PathBuf {
     let hash = hex(&Sha256::digest(format!("{from}\n{key}").as_bytes())[..16]);
     queue.join("keys").join(format!("{hash}.json"))

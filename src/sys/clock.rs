@@ -3,6 +3,7 @@
 use crate::core::Millis;
 use crate::ports::Clock;
 use chrono::{DateTime, Local, Utc};
+use chrono_tz::Tz;
 use nix::time::{ClockId, clock_gettime};
 
 #[cfg(target_os = "linux")]
@@ -22,6 +23,12 @@ fn read(clock: ClockId) -> Millis {
 /// Names this boot of the host: state of another boot speaks of processes that are gone.
 pub fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_string()).unwrap_or_else(|_| "unknown".into())
+}
+
+/// The zone of the host, by its IANA name: that of `TZ`, else what the system is set to, else UTC.
+pub fn zone() -> Tz {
+    let by_environment = std::env::var("TZ").ok().and_then(|name| name.trim_start_matches(':').parse().ok());
+    by_environment.or_else(|| iana_time_zone::get_timezone().ok()?.parse().ok()).unwrap_or(Tz::UTC)
 }
 
 /// The clock of the host.

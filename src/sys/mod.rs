@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "this is where the kernel is asked")]
 #![allow(unsafe_code)]
 
+pub mod alarm;
 pub mod clock;
 pub mod notify;
 pub mod process;

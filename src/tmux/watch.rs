@@ -79,9 +79,17 @@ mod linux {
             self.add(dir, AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE, on_change)
         }
 
+        /// The same, and whenever one of its entries is written to, or the directory itself goes.
+        pub fn contents(&self, dir: &Path, on_change: OnChange) -> std::io::Result<Watching> {
+            let entries = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVE | AddWatchFlags::IN_DELETE;
+            let written = AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_ATTRIB;
+            self.add(dir, entries | written | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF, on_change)
+        }
+
         fn add(&self, path: &Path, what: AddWatchFlags, on_change: OnChange) -> std::io::Result<Watching> {
             let mut watched = self.inner.watched.lock().unwrap_or_else(PoisonError::into_inner);
-            let descriptor = self.inner.inotify.add_watch(path, what)?;
+            // One place watched for several reasons has one descriptor: it tells what any of them wants.
+            let descriptor = self.inner.inotify.add_watch(path, what | AddWatchFlags::from_bits_retain(nix::libc::IN_MASK_ADD))?;
             watched.next += 1;
             let ticket = watched.next;
             watched.calls.entry(descriptor).or_default().push((ticket, Arc::new(on_change)));
@@ -119,6 +127,9 @@ mod other {
             Ok(Watching)
         }
         pub fn entries(&self, _dir: &Path, _on_change: OnChange) -> std::io::Result<Watching> {
+            Ok(Watching)
+        }
+        pub fn contents(&self, _dir: &Path, _on_change: OnChange) -> std::io::Result<Watching> {
             Ok(Watching)
         }
     }

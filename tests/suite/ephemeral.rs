@@ -100,7 +100,7 @@ fn a_daemon_killed_in_the_middle_of_a_task_neither_repeats_nor_loses_it() {
     for _ in 0..3 {
         host.kill_daemon();
         host.start();
-        assert_eq!(state(&host.message(&first)), "submitted", "{}", host.evidence());
+        host.until("it is known to be in the agent", || state(&host.message(&first)) == "submitted");
     }
     host.until("both are answered", || state(&host.message(&second)) == "answered");
     assert_eq!(host.turns("w").len(), 2, "{}", host.evidence());

@@ -23,6 +23,7 @@ mod night;
 mod readiness;
 mod recovery;
 mod refusals;
+mod schedules;
 mod screens;
 mod security;
 mod service;

@@ -103,7 +103,7 @@ fn shape(line: &str) -> Option<String> {
 fn the_log_of_a_night_says_of_each_peer_why() {
     let log = night();
     if std::env::var_os("IAPEER_SHOW_NIGHT").is_some() {
-        println!("{log}");
+        eprintln!("{log}");
     }
     for (name, why) in [
         ("ann", "cause=first-wake … action=reaped-idle … outcome=resume-eligible … inc=2 mode=resume cause=idle-reaped-resume"),

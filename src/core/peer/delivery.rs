@@ -521,13 +521,14 @@ impl Peer {
             topics.drain(..excess);
             fx.push(Effect::SetMarkers(self.markers.clone()));
         }
-        fx.push(Effect::Report { inc: Some(inc), id, state, reason: None, evidence: Some(evidence), attempt: flight.attempt });
+        let attempt = flight.attempt;
         if self.is_task(&flight.entry) {
             self.take_task(flight, state, evidence, fx);
         } else {
             self.heard_answer(&flight.entry, fx);
-            fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: Some(evidence), reason: None });
+            fx.push(Effect::Finish { entry: flight.entry, attempt, inc, state, evidence: Some(evidence), reason: None });
         }
+        fx.push(Effect::Report { inc: Some(inc), id, state, reason: None, evidence: Some(evidence), attempt });
         self.set_hold(None, fx);
         self.report_ready(fx);
     }

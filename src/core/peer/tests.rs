@@ -34,6 +34,7 @@ fn entry(n: u64) -> Entry {
         hops: 0,
         fence: "k3v9q2".into(),
         raw: false,
+        notice: false,
         expires: None,
         stamp: None,
         due: None,
@@ -961,7 +962,7 @@ fn letter(n: u64, kind: u8, now: Millis) -> Entry {
         1 => Entry { not_before: now + 15_000, ..plain },
         2 => Entry { due: Some(now + 20_000), ..plain },
         3 => Entry { raw: true, ..plain },
-        _ => Entry { from: Party::System, ..plain },
+        _ => Entry { from: Party::System, notice: true, ..plain },
     }
 }
 
