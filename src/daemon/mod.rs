@@ -6,7 +6,9 @@
 pub mod accept;
 pub mod actor;
 pub mod acts;
+pub mod by_hand;
 pub mod flow;
+pub mod hearing;
 pub mod host;
 pub mod launching;
 pub mod ledger;
@@ -20,6 +22,7 @@ pub mod router;
 pub mod state_file;
 pub mod store_thread;
 pub mod upkeep;
+pub mod watcher;
 
 use crate::api::caller::Caller;
 use crate::api::routes::{self, App};
@@ -86,6 +89,7 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     install_signals(shutdown.clone()).map_err(|e| internal("signals", e))?;
     adopt_all(&host).await;
 
+    let watcher = watcher::Watcher::start(&host).await;
     let listener = listen(&root)?;
     host.lifecycle(
         Line::new("daemon-start")
@@ -96,6 +100,7 @@ pub async fn run(root: Root) -> Result<(), Fault> {
             .with("peers", host.handles().len()),
     );
     let keeping = tokio::spawn(upkeep::run(host.clone(), shutdown.clone()));
+    let watching = tokio::spawn(watcher.run(shutdown.clone()));
     let writer = tokio::spawn(state_file::keep_written(host.clone(), shutdown.clone()));
     let app = App { host: host.clone(), shutdown: shutdown.clone(), end_sessions: end_sessions.clone() };
     let service = routes::router(app).into_make_service_with_connect_info::<Caller>();
@@ -111,6 +116,7 @@ pub async fn run(root: Root) -> Result<(), Fault> {
     let _ = tokio::time::timeout(Duration::from_secs(2), served).await;
     let _ = writer.await;
     let _ = keeping.await;
+    let _ = watching.await;
     // Everything posted before is on disk once this job has run.
     host.settled().await;
     host.lifecycle(

@@ -10,6 +10,7 @@
 )]
 
 mod attach;
+mod by_hand;
 mod delivery;
 mod directions;
 mod disk;

@@ -26,6 +26,12 @@ impl Peer {
                 self.session = Session::Up(Box::new(up));
                 self.markers.idle_reaped = false;
                 self.markers.fresh_next = false;
+                self.markers.ephemeral_armed = None;
+                if fresh {
+                    // A conversation that begins knows no topic, and is the one that an eager peer wanted.
+                    self.markers.topics.clear();
+                    self.markers.new_eager = false;
+                }
                 fx.push(Effect::SetMarkers(self.markers.clone()));
             }
             Err(fault) => {

@@ -7,7 +7,8 @@
 //!
 //! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds), `turn` (hooks, the end of a turn, output),
 //! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
-//! `intake` (mail in and out of the queue), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
+//! `intake` (mail in and out of the queue), `marker` (files that an operator touched), `retire` (a peer no more by its profile),
+//! `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
 mod aftermath;
 mod boot;
@@ -16,7 +17,9 @@ pub mod delivery;
 pub mod effect;
 pub mod event;
 mod intake;
+pub mod marker;
 pub mod recover;
+pub mod retire;
 pub mod step;
 mod turn;
 pub mod wake;
@@ -123,6 +126,8 @@ pub struct Peer {
     pub resting: bool,
     /// The peer is no more: mail that is left is given up.
     pub removed: bool,
+    /// Since when its profile or the registry names it no more: its session ends, its mail is kept.
+    pub retired: Option<Millis>,
 }
 
 /// Which effect is in flight.
@@ -145,9 +150,19 @@ pub struct Markers {
     pub stopped: bool,
     pub idle_reaped: bool,
     pub fresh_next: bool,
+    /// When its session is over, it comes back at once, fresh.
+    pub new_eager: bool,
+    /// The task of an ephemeral session is done.
+    pub ephemeral_armed: Option<Armed>,
     /// Nothing is started and nothing delivered until it is lifted.
     pub frozen: bool,
     pub topics: Vec<String>,
+}
+
+/// Which session has done its task; an empty file means the one that runs when it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Armed {
+    pub inc: Option<Incarnation>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

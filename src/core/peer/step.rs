@@ -29,6 +29,7 @@ impl Peer {
             draining: false,
             host_frozen: false,
             removed: false,
+            retired: None,
             resting: false,
         }
     }
@@ -37,6 +38,7 @@ impl Peer {
         let mut fx = Vec::new();
         self.take(event, now, &mut fx);
         self.expire(now, &mut fx);
+        self.mind_retired(now, &mut fx);
         self.advance(now, &mut fx);
         fx
     }
@@ -46,7 +48,7 @@ impl Peer {
         if self.draining {
             return None;
         }
-        let mail = self.mail_due(now);
+        let mail = [self.mail_due(now), self.retired_due()].into_iter().flatten().min();
         if self.doing.is_some() {
             return mail.map(|d| d.max(now + 1));
         }
@@ -67,11 +69,12 @@ impl Peer {
         (self.mail_wakes(now) || self.wanted.is_some() || self.flight.is_some())
             && !self.identity.runtime.is_none()
             && !self.markers.stopped
+            && self.retired.is_none()
             && !self.frozen()
             && !matches!(self.hold, Some(Hold::CrashLoop | Hold::ProfileInvalid | Hold::MissingBinary))
     }
 
-    fn take(&mut self, event: Event, now: Millis, fx: &mut Vec<Effect>) {
+    pub(super) fn take(&mut self, event: Event, now: Millis, fx: &mut Vec<Effect>) {
         match event {
             Event::Restored(restored) => self.restored(*restored, now, fx),
             Event::Accepted(entry) => self.accepted(entry, now, fx),
@@ -92,6 +95,10 @@ impl Peer {
                 self.host_frozen = on;
                 if on { self.freeze(fx) } else { self.unfreeze(fx) }
             }
+            Event::MarkersSeen(seen) => self.markers_seen(seen, now, fx),
+            Event::Vanished { id } => self.vanished(&id, fx),
+            Event::Retire(on) => self.retire(on, now, fx),
+            Event::Mended => self.mended(fx),
             Event::Remove { by } => {
                 self.removed(fx);
                 fx.push(Effect::SetMarkers(self.markers.clone()));
@@ -131,6 +138,7 @@ impl Peer {
                 self.markers.stopped = false;
                 // Also if the daemon dies between the end and the launch.
                 self.markers.fresh_next = true;
+                self.markers.new_eager = false;
                 fx.push(Effect::SetMarkers(self.markers.clone()));
                 fx.push(Effect::Order { verb: "new", by });
                 self.clear_launch_hold(fx);
@@ -308,6 +316,7 @@ impl Peer {
             self.session = Session::Up(Box::new(up));
             fx.push(Effect::Adopted { inc: adopted.inc });
         }
+        self.settle_armed(fx);
         let charge_death = restored.lost.as_ref().is_some_and(|(_, cause)| !cause.by_host());
         let claimed = restored.claim.as_ref().filter(|(c, _)| !c.released).map(|(c, e)| (c.incarnation, e.id().clone()));
         // The flight comes first: a death that its message caused is no crash loop.
@@ -419,7 +428,7 @@ impl Peer {
                     if looks_due {
                         self.act(Doing::Look, Effect::Look { inc }, fx);
                     }
-                } else if self.draining || self.frozen() {
+                } else if self.draining || self.frozen() || self.retired.is_some() {
                     // Finish the submit of what is already pasted; begin nothing.
                     if matches!(self.flight.as_ref().map(|f| &f.stage), Some(Stage::Pasted { .. } | Stage::Settling { .. })) {
                         self.drive_flight(now, fx);
@@ -449,9 +458,6 @@ impl Peer {
         let for_message = head.map(|e| e.id().clone());
         self.incarnation += 1;
         let inc = self.incarnation;
-        if mode == wake::Mode::Fresh {
-            self.markers.topics.clear();
-        }
         self.session = Session::Launching { inc, fresh: mode == wake::Mode::Fresh };
         self.set_hold(None, fx);
         if let Some(id) = &for_message {

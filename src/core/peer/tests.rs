@@ -16,9 +16,13 @@ use std::collections::HashMap;
 #[path = "sim.rs"]
 mod sim;
 
+#[path = "marker_tests.rs"]
+mod marker;
+
 fn definition() -> Arc<Definition> {
-    let text = include_str!("../../../peers/runtimes/echo.yaml");
-    Arc::new(serde_yaml::from_str(text).unwrap())
+    static ECHO: std::sync::LazyLock<Arc<Definition>> =
+        std::sync::LazyLock::new(|| Arc::new(serde_yaml::from_str(include_str!("../../../peers/runtimes/echo.yaml")).unwrap()));
+    ECHO.clone()
 }
 
 fn id(n: u64) -> MessageId {
