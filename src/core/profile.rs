@@ -7,7 +7,7 @@ use super::limits::DESCRIPTION_CHARS;
 use super::message::Intelligence;
 use super::names::{Identity, Personality, RuntimeName};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profile {
@@ -97,6 +97,26 @@ pub enum Managed {
     External,
 }
 
+/// When an edited key takes effect on a peer that may be running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    AtOnce,
+    /// With the next launch, fresh or resumed: the program reads it when it starts.
+    NextSession,
+    /// With the next fresh conversation.
+    NextFresh,
+}
+
+impl Takes {
+    pub fn of(key: &str) -> Self {
+        match key {
+            "args" | "env" | "env_passthrough" | "approval_mode" | "default_runtime" => Takes::NextSession,
+            "initial_prompt" => Takes::NextFresh,
+            _ => Takes::AtOnce,
+        }
+    }
+}
+
 /// The keys of a profile, for "did you mean".
 pub const KNOWN_KEYS: &[&str] = &[
     "personality",
@@ -172,11 +192,50 @@ impl Profile {
         self.intelligence == Intelligence::Natural || self.other.get("interfaces").is_some_and(|v| !empty(v))
     }
 
+    /// The keys in which another version of it differs, with when that takes effect.
+    pub fn changes(&self, other: &Profile) -> Vec<(String, Takes)> {
+        let fields = |profile: &Profile| match serde_json::to_value(profile) {
+            Ok(serde_json::Value::Object(fields)) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let (old, new) = (fields(self), fields(other));
+        let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        keys.into_iter().filter(|k| old.get(*k) != new.get(*k)).map(|k| (k.clone(), Takes::of(k))).collect()
+    }
+
     pub fn identity(&self, runtime: &RuntimeName) -> Identity {
         Identity::new(runtime.clone(), self.personality.clone())
     }
 
     pub fn identities(&self) -> Vec<Identity> {
         self.runtimes.iter().map(|r| self.identity(r)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edit_has_the_smallest_consequence() {
+        let old = Profile::new("bob".parse().unwrap(), RuntimeName::echo());
+        let mut new = old.clone();
+        assert_eq!(old.changes(&new), []);
+        new.description = "does things".into();
+        new.resume = ResumePolicy::Always;
+        new.env.insert("A".into(), "b".into());
+        new.initial_prompt = "begin".into();
+        new.other.insert("x_own".into(), 1.into());
+        let told: Vec<(String, Takes)> = old.changes(&new);
+        let of = |key: &str, takes| (key.to_string(), takes);
+        let expected = [
+            of("description", Takes::AtOnce),
+            of("env", Takes::NextSession),
+            of("initial_prompt", Takes::NextFresh),
+            of("resume", Takes::AtOnce),
+            of("x_own", Takes::AtOnce),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(new.changes(&old), expected, "and back again");
     }
 }

@@ -4,12 +4,12 @@
 //! caught, and the actor is rebuilt from disk; no other peer notices.
 
 use super::acts::{self, Outcome};
+use super::by_hand::{ByHand, Touch};
 use super::host::Host;
 use super::live::Live;
 use super::logs::Line;
 use super::policy;
 use super::restore;
-use crate::api::shapes::{Answer, AnsweredBy};
 use crate::core::Millis;
 use crate::core::message::{Claim, Entry, Message, MessageId, State};
 use crate::core::names::{Identity, Incarnation, Party};
@@ -17,7 +17,7 @@ use crate::core::peer::effect::Effect;
 use crate::core::peer::event::{DeathCause, Event, HookFact};
 use crate::core::peer::{Peer, Resumable, Session, Turn, WantedBy};
 use crate::core::settings::Restore;
-use crate::runtime::hooks::Heard;
+use crate::runtime::hooks::{self, Heard};
 use crate::store::disk::{OsDisk, remove_if_there};
 use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
@@ -44,6 +44,14 @@ pub enum Inbox {
         inc: Incarnation,
         heard: Heard,
     },
+    /// The same, as it came.
+    Hook {
+        inc: Incarnation,
+        event: String,
+        payload: serde_json::Value,
+    },
+    /// Another hand may have changed files of this peer.
+    Touched(Touch),
     /// The transcript grew.
     Transcript {
         inc: Incarnation,
@@ -90,6 +98,10 @@ impl PeerHandle {
     }
     pub async fn event(&self, event: Event) {
         self.tell(Inbox::Event(event)).await;
+    }
+    /// Tells what may be lost: a look once a minute finds it as well.
+    pub fn hint(&self, what: Touch) {
+        let _ = self.inbox.try_send(Inbox::Touched(what));
     }
     /// Tells an event and waits until the snapshot knows of it.
     pub async fn order(&self, event: Event) {
@@ -141,8 +153,9 @@ pub struct Actor {
     pub(super) claim: Option<Claim>,
     pub(super) tasks: JoinSet<Outcome>,
     pub(super) inbox: mpsc::WeakSender<Inbox>,
+    pub(super) by_hand: ByHand,
     publish: watch::Sender<Snapshot>,
-    last_failure: Option<String>,
+    pub(super) last_failure: Option<String>,
     deaths: u64,
     /// How long the host had been suspended since its boot, when last looked at.
     suspended: Millis,
@@ -150,7 +163,7 @@ pub struct Actor {
     early: Vec<(Incarnation, Heard)>,
     turn_sender: Option<(MessageId, Party)>,
     /// The message of the running turn, or of the last one while nobody has told how it ended.
-    last_turn: Option<MessageId>,
+    pub(super) last_turn: Option<MessageId>,
 }
 
 impl Actor {
@@ -169,6 +182,7 @@ impl Actor {
             claim: None,
             tasks: JoinSet::new(),
             inbox,
+            by_hand: ByHand::default(),
             publish,
             last_failure: None,
             deaths: 0,
@@ -179,11 +193,16 @@ impl Actor {
     }
 
     async fn run(&mut self, mut receiver: mpsc::Receiver<Inbox>) {
+        let watched = self.watch_files();
         self.rebuild().await;
+        if !watched {
+            // Its folders were made only now.
+            self.touched(Touch::All).await;
+        }
         loop {
             let now = self.host.clock.boot_ms();
             self.mind_suspend(now).await;
-            let due = self.peer.next_due(now).map(|d| Duration::from_millis(d.saturating_sub(now)));
+            let due = [self.peer.next_due(now), self.by_hand.queue_due()].into_iter().flatten().min().map(|d| Duration::from_millis(d.saturating_sub(now)));
             let sleep = async {
                 match due {
                     Some(d) => tokio::time::sleep(d).await,
@@ -210,6 +229,7 @@ impl Actor {
                 }
                 Next::Inbox(inbox) => self.hear(*inbox).await,
             }
+            self.look_at_queue_when_due().await;
         }
     }
 
@@ -241,9 +261,9 @@ impl Actor {
             tokio::time::sleep(RESTORE_PAUSE).await;
         };
         self.host.set_degraded(&format!("{}: its state cannot be read", self.identity), false);
-        for (name, reason) in &found.quarantined {
-            self.host.lifecycle(Line::new("registry").with("identity", &self.identity).with("action", "quarantined").with("file", name).with("reason", reason));
-        }
+        self.tell_quarantined(&found.quarantined);
+        self.tell_of_markers(&found.markers);
+        self.by_hand.on_disk = found.markers.markers;
         self.spooled_ids = found.spooled_ids;
         self.host.hold_hooks(&found.spool_files);
         self.spool_files = found.spool_files;
@@ -268,6 +288,12 @@ impl Actor {
             }
         }
         self.publish.send_modify(|s| s.restored = true);
+    }
+
+    pub(super) fn tell_quarantined(&self, files: &[(String, String)]) {
+        for (name, reason) in files {
+            self.host.lifecycle(Line::new("registry").with("identity", &self.identity).with("action", "quarantined").with("file", name).with("reason", reason));
+        }
     }
 
     fn adopt(&mut self, record: SessionRecord) {
@@ -322,77 +348,21 @@ impl Actor {
                     self.step(Event::Hook { inc, fact }).await;
                 }
             }
+            Inbox::Hook { inc, event, payload } => {
+                let heard = hooks::interpret(&self.peer.definition, &event, &payload);
+                Box::pin(self.hear(Inbox::Heard { inc, heard })).await;
+            }
+            Inbox::Touched(what) => self.touched(what).await,
             Inbox::Transcript { inc } => self.read_transcript(inc).await,
             Inbox::Barrier(done) => drop(done.send(())),
         }
-    }
-
-    async fn read_transcript(&mut self, inc: Incarnation) {
-        let events = match &mut self.live {
-            Some(live) if live.record.incarnation == inc => {
-                live.watch_transcript(&self.host);
-                live.transcript_events(&self.peer.definition)
-            }
-            _ => Vec::new(),
-        };
-        for event in events {
-            self.step(event).await;
-        }
-    }
-
-    /// The final text of a turn answers the message whose turn it was.
-    fn answered_by_turn(&mut self, inc: Incarnation, text: Option<String>) {
-        let current = self.peer.up().is_some_and(|up| up.inc == inc);
-        let (Some(id), Some(text), true) = (self.last_turn.take(), text, current) else { return };
-        let at = self.host.now_text();
-        self.host.ledger.answered(&id, Answer { id: None, by: AnsweredBy::TurnEnd, text }, &at);
-        self.host.delivery(
-            Line::new("delivery").with("msg", &id).with("to", &self.identity).with("inc", inc).with("state", State::Answered.word()).with("by", "turn-end"),
-        );
-    }
-
-    /// Session id and transcript, as the program's hooks name them.
-    async fn learn(&mut self, inc: Incarnation, heard: &Heard) {
-        let Some(live) = self.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
-        let asked = heard.session_id.as_ref().and_then(|_| live.record.resumed.take());
-        if let (Some(asked), Some(told)) = (&asked, &heard.session_id) {
-            if asked != told {
-                let detail = format!("it was to resume {asked} and has {told}: its earlier turns are not in this conversation");
-                self.host.lifecycle(
-                    Line::new("wake-failed").with("identity", &self.identity).with("inc", inc).with("reason", "resume-unproven").with("detail", &detail),
-                );
-                self.last_failure = Some(detail);
-            }
-        }
-        let id = heard.session_id.clone().or(live.record.session_id.clone());
-        let transcript = heard.transcript.clone().or(live.record.transcript.clone());
-        if asked.is_none() && (&id, &transcript) == (&live.record.session_id, &live.record.transcript) {
-            // Some programs name a transcript before it is born.
-            live.watch_transcript(&self.host);
-            return;
-        }
-        live.record.session_id = id.clone();
-        live.record.transcript = transcript.clone();
-        live.watch_transcript(&self.host);
-        let resumable = id.map(|session_id| Resumable { session_id, transcript, proven: false });
-        self.peer.resumable = resumable.clone();
-        let record = live.record.clone();
-        let dir = self.host.root.peer_state(&self.identity);
-        self.host
-            .store
-            .post("session", move |store| {
-                let disk = store.disk.clone();
-                let state = PeerState::open(&*disk, dir.clone())?;
-                state.write_session(&record)?;
-                resumable.as_ref().map_or(Ok(()), |r| state.write_resumable(r))
-            })
-            .await;
     }
 
     pub(super) async fn step(&mut self, event: Event) {
         let now = self.host.clock.boot_ms();
         if self.live.is_none() {
             // What a launch would be decided by is read when one may be decided.
+            self.take_definition();
             policy::apply(&mut self.peer, &self.host);
             prove(self.peer.resumable.as_mut(), self.peer.definition.resume.needs_transcript);
         }

@@ -67,7 +67,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             if let Some(id) = for_message {
                 host.ledger.change(&id, |v| v.woke = true);
             }
-            actor.tasks.spawn(async move { launching::launch(&host, &identity, inc, mode).await });
+            actor.tasks.spawn(async move { launching::launch(&host, &identity, &definition, inc, mode).await });
         }
         Effect::Look { inc } => {
             let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Looked { inc, result: Err("no session".into()) }) };
@@ -177,7 +177,8 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         }
         Effect::SetMarkers(markers) => {
             let (dir, now) = (host.root.peer_state(&identity), host.now_text());
-            host.store.post("markers", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.set_markers(&markers, &now)).await;
+            let was = std::mem::replace(&mut actor.by_hand.on_disk, markers.clone());
+            host.store.post("markers", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.set_markers(&was, &markers, &now)).await;
         }
         Effect::SaveDeaths(deaths) => {
             let (dir, boot) = (host.root.peer_state(&identity), host.boot_id.clone());
@@ -238,6 +239,9 @@ async fn tell(actor: &mut Actor, host: &Arc<Host>, effect: Effect) {
         Effect::Drain { inc, seq, depth } => host.lifecycle(line("ephemeral-drain").with("inc", inc).with("seq", seq).with("depth", depth)),
         Effect::Armed { inc, by } => host.lifecycle(line("ephemeral-armed").with("inc", inc).with("by", by)),
         Effect::Order { verb, by } => host.lifecycle(line(verb).with("by", by)),
+        Effect::Marker { inc, file, change } => {
+            host.lifecycle(line("marker").maybe("inc", inc).with("file", file).with("change", change.word()).with("by", "file"));
+        }
         Effect::CrashLoop { count } => host.lifecycle(line("crash-loop").with("count", count).with("until", "iapeer start")),
         Effect::Backoff { until_ms } => host.lifecycle(line("backoff").with("wait", format!("{until_ms}ms"))),
         Effect::Notice { text } => host.notify_operator(text).await,

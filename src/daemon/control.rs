@@ -57,7 +57,7 @@ pub async fn interrupt(handle: &PeerHandle, force: bool) -> Result<Identity, Fau
 
 /// The program's own way to shorten its conversation, typed as the operator's raw text.
 pub async fn compact(host: &Arc<Host>, who: &Who, handle: &PeerHandle) -> Result<Vec<MessageView>, Fault> {
-    let definition = host.runtimes.get(&handle.identity.runtime).map_err(|e| Fault::new(Code::Conflict, e))?;
+    let definition = host.runtimes().get(&handle.identity.runtime).map_err(|e| Fault::new(Code::Conflict, e))?;
     let Some(text) = definition.control.compact.clone() else {
         return Err(Fault::new(Code::Conflict, format!("the definition of {} names no way to compact a conversation", handle.identity.runtime))
             .hint("`control.compact` in the runtime definition is the text that a person would type"));

@@ -6,6 +6,7 @@ use super::flow::Flow;
 use super::ledger::Ledger;
 use super::logs::{Line, LogFile};
 use super::store_thread::StoreHandle;
+use super::watcher::Touched;
 use crate::core::message::{Entry, Message, ProcessRef, Stamp, State};
 use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
 use crate::core::profile::Profile;
@@ -13,13 +14,13 @@ use crate::core::settings::Settings;
 use crate::ports::Clock;
 use crate::ports::disk::Disk;
 use crate::ports::terminal::Terminal;
-use crate::runtime::load::Runtimes;
+use crate::runtime::load::{Reloaded, Runtimes};
 use crate::store::count::FolderCounts;
 use crate::store::layout::Root;
 use crate::store::profile_file::{self, Loaded};
 use crate::store::registry::{self, Place, Registry};
 use crate::tmux::watch::FileWatch;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
@@ -33,7 +34,11 @@ pub struct Host {
     pub tmux_program: PathBuf,
     pub tmux_version: String,
     pub store: StoreHandle,
-    pub runtimes: Runtimes,
+    runtimes: RwLock<Arc<Runtimes>>,
+    /// What other hands may have changed.
+    pub touched: Touched,
+    /// Whether the host is known to be frozen; who writes the file, or looks at it, holds this.
+    pub freeze_known: tokio::sync::Mutex<bool>,
     pub watch: FileWatch,
     pub ledger: Ledger,
     pub flow: Flow,
@@ -52,6 +57,10 @@ pub struct Host {
     good: Mutex<HashMap<Personality, Profile>>,
     keepers: Mutex<HashMap<(i32, u64), (Identity, Incarnation)>>,
     degraded: Mutex<Vec<String>>,
+    /// What could not be watched for want of watches.
+    unwatched: Mutex<BTreeSet<String>>,
+    /// Every name that the registry has held since this daemon started.
+    seen: Mutex<HashSet<Personality>>,
     /// Spooled hook reports that an actor has read, and removes when it needs them no more.
     held_hooks: Mutex<HashSet<PathBuf>>,
 }
@@ -63,7 +72,10 @@ struct Cached {
 }
 
 /// When a profile was read, and what it was.
-type ReadProfile = (Option<(SystemTime, u64, u64)>, Result<Loaded, String>);
+type ReadProfile = (Option<Stamped>, Result<Loaded, String>);
+
+/// Times of content and inode, the inode, the size: what tells one version of a file from the next.
+type Stamped = (SystemTime, i64, i64, u64, u64);
 
 pub struct Parts {
     pub root: Root,
@@ -89,6 +101,15 @@ pub fn runtimes_in(loaded: Option<&Loaded>, place: &Place) -> (RuntimeName, Vec<
     }
 }
 
+fn freeze_reason(root: &Root) -> Option<String> {
+    let path = root.frozen();
+    match crate::store::disk::read_own(&path, 64 * 1024) {
+        Ok(reason) => Some(String::from_utf8_lossy(&reason).trim().to_string()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => Some(format!("{}: {e}", path.display())),
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -98,7 +119,9 @@ impl Host {
         let Parts { root, settings, clock, disk, terminal, tmux_program, tmux_version, store, watch, iapeer } = parts;
         let logs = root.logs();
         Host {
-            runtimes: Runtimes::load(&root.runtimes()),
+            runtimes: RwLock::new(Arc::new(Runtimes::load(&root.runtimes()))),
+            touched: Touched::default(),
+            freeze_known: tokio::sync::Mutex::new(freeze_reason(&root).is_some()),
             lifecycle: LogFile::new(logs.join("lifecycle.log"), settings.lifecycle_log_max_bytes, settings.lifecycle_log_keep),
             delivery: LogFile::new(logs.join("delivery.log"), settings.delivery_log_max_bytes, settings.delivery_log_keep),
             boot_id: crate::sys::clock::boot_id(),
@@ -114,6 +137,8 @@ impl Host {
             good: Mutex::default(),
             keepers: Mutex::default(),
             degraded: Mutex::default(),
+            unwatched: Mutex::default(),
+            seen: Mutex::default(),
             held_hooks: Mutex::default(),
             root,
             settings,
@@ -140,8 +165,33 @@ impl Host {
 
     pub fn degraded(&self) -> Vec<String> {
         let mut parts = lock(&self.degraded).clone();
-        parts.extend(self.runtimes.broken().map(|(_, e)| e.to_string()));
+        parts.extend(self.runtimes().broken().map(|(_, e)| e.to_string()));
+        let unwatched = lock(&self.unwatched).len();
+        if unwatched > 0 {
+            parts.push(format!(
+                "files: no watch is left for {unwatched} folders; edits there are seen within a minute only (raise fs.inotify.max_user_watches)"
+            ));
+        }
         parts
+    }
+    /// Notes whether something had to go without a watch because all are used up.
+    pub fn unwatched(&self, what: &str, on: bool) {
+        let mut unwatched = lock(&self.unwatched);
+        if on {
+            unwatched.insert(what.into())
+        } else {
+            unwatched.remove(what)
+        };
+    }
+
+    pub fn runtimes(&self) -> Arc<Runtimes> {
+        self.runtimes.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Reads the definitions again and says what has changed.
+    pub fn reload_runtimes(&self) -> Vec<(RuntimeName, Reloaded)> {
+        let (now, told) = self.runtimes().reload(&self.root.runtimes());
+        *self.runtimes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(now);
+        told
     }
     pub fn set_degraded(&self, what: &str, on: bool) {
         let mut parts = lock(&self.degraded);
@@ -168,16 +218,32 @@ impl Host {
         lock(&self.keepers).get(&(process.pid, process.start)).cloned()
     }
 
-    /// The registry as it is on disk now.
+    /// The registry as it is on disk now; what was known stays known while the file is lost or broken.
     pub fn registry(&self) -> Arc<Registry> {
         let path = self.root.registry();
         let modified = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
         let mut cached = lock(&self.registry);
         if modified.is_none() || cached.read_at != modified {
-            cached.registry = Arc::new(registry::load(&self.root));
+            let mut now = registry::load(&self.root);
+            if registry::fault(&self.root).is_some() {
+                for (name, place) in &cached.registry.peers {
+                    now.peers.entry(name.clone()).or_insert_with(|| place.clone());
+                }
+            }
+            lock(&self.seen).extend(now.peers.keys().cloned());
+            cached.registry = Arc::new(now);
             cached.read_at = modified;
         }
         cached.registry.clone()
+    }
+
+    /// Whether an identity is one by registry and profile. What cannot be read changes nothing, and one
+    /// that this daemon has never seen in the registry may be the running agent of a lost one.
+    pub fn belongs(&self, identity: &Identity) -> bool {
+        match self.registry().peers.get(&identity.personality) {
+            None => !lock(&self.seen).contains(&identity.personality),
+            Some(_) => self.profile(&identity.personality).map_or(true, |(_, l)| l.profile.runtimes.contains(&identity.runtime)),
+        }
     }
 
     pub fn place(&self, personality: &Personality) -> Option<Place> {
@@ -207,7 +273,7 @@ impl Host {
     /// Reads a profile only when its file has changed.
     fn read_profile(&self, folder: &std::path::Path) -> Result<Loaded, String> {
         use std::os::unix::fs::MetadataExt;
-        let stamp = std::fs::metadata(profile_file::path_in(folder)).ok().and_then(|m| Some((m.modified().ok()?, m.ino(), m.len())));
+        let stamp = std::fs::metadata(profile_file::path_in(folder)).ok().and_then(|m| Some((m.modified().ok()?, m.ctime(), m.ctime_nsec(), m.ino(), m.len())));
         if let Some((known, loaded)) = lock(&self.profiles).get(folder) {
             if stamp.is_some() && *known == stamp {
                 return loaded.clone();
@@ -216,6 +282,11 @@ impl Host {
         let loaded = profile_file::load(folder).map_err(|e| e.to_string());
         lock(&self.profiles).insert(folder.to_path_buf(), (stamp, loaded.clone()));
         loaded
+    }
+
+    /// The next look reads the file, however little its time tells.
+    pub fn forget_profile(&self, folder: &std::path::Path) {
+        lock(&self.profiles).remove(folder);
     }
 
     /// The profile as it is, or as it last was while it could be read.
@@ -267,12 +338,7 @@ impl Host {
 
     /// Why the whole host is frozen, if it is. What cannot be read counts as frozen.
     pub fn frozen(&self) -> Option<String> {
-        let path = self.root.frozen();
-        match crate::store::disk::read_own(&path, 64 * 1024) {
-            Ok(reason) => Some(String::from_utf8_lossy(&reason).trim().to_string()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => Some(format!("{}: {e}", path.display())),
-        }
+        freeze_reason(&self.root)
     }
 
     /// Where a party finds the files that come with its mail.

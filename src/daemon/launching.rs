@@ -8,6 +8,7 @@ use super::restore;
 use crate::core::names::{Identity, Incarnation};
 use crate::core::peer::event::{Event, LaunchFault};
 use crate::core::peer::wake::Mode;
+use crate::core::runtime::Definition;
 use crate::keeper::record::ExitRecord;
 use crate::ports::terminal::StartSpec;
 use crate::runtime::launch::{self, Known, Plan};
@@ -18,16 +19,17 @@ use crate::sys::process;
 use std::path::Path;
 use std::sync::Arc;
 
-pub async fn launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mode: Mode) -> Outcome {
-    match try_launch(host, identity, inc, &mode).await {
+pub async fn launch(host: &Arc<Host>, identity: &Identity, definition: &Definition, inc: Incarnation, mode: Mode) -> Outcome {
+    match try_launch(host, identity, definition, inc, &mode).await {
         Ok(record) => Outcome { event: Event::Launched { inc, result: Ok(()) }, session: Some(Box::new(record)), claim: None },
         Err(fault) => Event::Launched { inc, result: Err(fault) }.into(),
     }
 }
 
-async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mode: &Mode) -> Result<SessionRecord, LaunchFault> {
+async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definition, inc: Incarnation, mode: &Mode) -> Result<SessionRecord, LaunchFault> {
     let other = |e: String| LaunchFault::Other(e);
-    let definition = host.runtimes.get(&identity.runtime).map_err(LaunchFault::ProfileInvalid)?;
+    // The peer has what was there when it decided; without any it holds a stand-in.
+    host.runtimes().get(&identity.runtime).map_err(LaunchFault::ProfileInvalid)?;
     let (place, loaded) = host.profile(&identity.personality).map_err(|e| {
         if host.place(&identity.personality).is_some_and(|p| !p.folder.is_dir()) { LaunchFault::FolderGone(e) } else { LaunchFault::ProfileInvalid(e) }
     })?;
@@ -37,7 +39,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mod
     let path = host_env.get("PATH").cloned().unwrap_or(path);
     let session_id = match mode {
         Mode::Resume { session_id } => Some(session_id.clone()),
-        Mode::Fresh => chooses_session_id(&definition).then(|| uuid::Uuid::now_v7().to_string()),
+        Mode::Fresh => chooses_session_id(definition).then(|| uuid::Uuid::now_v7().to_string()),
     };
     let doctrine = read_own(&host.root.doctrine(), 1024 * 1024).ok().map(|b| String::from_utf8_lossy(&b).into_owned());
     let system_prompt = launch::system_prompt(identity, &loaded.profile, doctrine.as_deref(), &roster(host, identity));
@@ -47,7 +49,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, inc: Incarnation, mod
         incarnation: inc,
         folder: &place.folder,
         profile: &loaded.profile,
-        definition: &definition,
+        definition,
         mode,
         session_id: session_id.as_deref().unwrap_or_default(),
         iapeer: &host.iapeer,

@@ -110,7 +110,11 @@ impl Live {
 }
 
 /// One message at a time: what happens before it is read is covered by it.
-fn notify(inbox: mpsc::WeakSender<Inbox>, pending: Arc<AtomicBool>, make: impl Fn() -> Inbox + Send + Sync + 'static) -> crate::tmux::watch::OnChange {
+pub(super) fn notify(
+    inbox: mpsc::WeakSender<Inbox>,
+    pending: Arc<AtomicBool>,
+    make: impl Fn() -> Inbox + Send + Sync + 'static,
+) -> crate::tmux::watch::OnChange {
     Box::new(move || {
         if pending.swap(true, Ordering::SeqCst) {
             return;

@@ -29,6 +29,8 @@ pub const LIFECYCLE_EVENTS: &[&str] = &[
     "stray-ended",
     "registry",
     "profile",
+    "runtime",
+    "marker",
     "daemon-start",
     "daemon-stop",
     "notice",

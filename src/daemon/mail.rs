@@ -1,6 +1,7 @@
 //! What is known of mail, and what readers and operators do with it: views, waits, inboxes, the queue.
 
 use super::actor::PeerHandle;
+use super::by_hand::Deciding;
 use super::host::Host;
 use super::ledger::view_of;
 use super::logs::Line;
@@ -252,6 +253,8 @@ pub async fn queue_act(host: &Arc<Host>, id: &MessageId, act: QueueAct) -> Resul
     };
     match (act, view.state) {
         (QueueAct::Retry, State::Dead | State::Expired | State::Parked) | (QueueAct::Release, State::Parked) => {
+            // What its file does now is no other hand's work; another decision about it is under way otherwise.
+            let _deciding = Deciding::about(host, id);
             let stamp = host.stamp();
             let moved = host.store.run(move |store| {
                 let (mailbox, disk) = store.mailbox(&party)?;

@@ -6,9 +6,11 @@
 pub mod accept;
 pub mod actor;
 pub mod acts;
+pub mod by_hand;
 pub mod capacity;
 pub mod control;
 pub mod flow;
+pub mod hearing;
 pub mod host;
 pub mod launching;
 pub mod ledger;
@@ -26,6 +28,7 @@ pub mod schedules;
 pub mod state_file;
 pub mod store_thread;
 pub mod upkeep;
+pub mod watcher;
 
 use crate::api::caller::Caller;
 use crate::api::routes::{self, App};
@@ -101,6 +104,7 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
         restore_all(&host).await;
     }
 
+    let watcher = watcher::Watcher::start(&host).await;
     let listener = listen(&root)?;
     host.lifecycle(
         Line::new("daemon-start")
@@ -112,6 +116,7 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
     );
     let keeping = tokio::spawn(upkeep::run(host.clone(), shutdown.clone()));
     let scheduling = tokio::spawn(schedules::run(host.clone(), shutdown.clone()));
+    let watching = tokio::spawn(watcher.run(shutdown.clone()));
     let writer = tokio::spawn(state_file::keep_written(host.clone(), shutdown.clone()));
     let app = App { host: host.clone(), shutdown: shutdown.clone(), end_sessions: end_sessions.clone() };
     let service = routes::router(app).into_make_service_with_connect_info::<Caller>();
@@ -130,6 +135,7 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
     let _ = writer.await;
     let _ = keeping.await;
     let _ = tokio::time::timeout(SHUTDOWN_PATIENCE, scheduling).await;
+    let _ = watching.await;
     // Everything posted before is on disk once this job has run.
     host.settled().await;
     host.lifecycle(

@@ -1,6 +1,7 @@
 //! Orders about peers, and what is told of them: wake, stop, start, new, attach, list, status, screen.
 
-use super::actor::{PeerHandle, Snapshot};
+use super::actor::{Inbox, PeerHandle, Snapshot};
+use super::by_hand::Touch;
 use super::host::{Host, runtimes_in};
 use super::logs::Line;
 use super::{accept, router};
@@ -186,14 +187,19 @@ pub async fn freeze(host: &Arc<Host>, peer: Option<&str>, reason: Option<&str>) 
         host.settled().await;
         return Ok(());
     }
+    let mut known = host.freeze_known.lock().await;
     let path = host.root.frozen();
     let text = format!("{}\n", reason.unwrap_or_default());
     let on = reason.is_some();
     let written = host.store.run(move |store| if on { replace(&*store.disk, &path, text.as_bytes()) } else { remove_if_there(&*store.disk, &path) });
     written.await.map_err(|e| Fault::new(Code::StoreDegraded, format!("{}: {e}", host.root.frozen().display())))?;
+    *known = on;
     host.lifecycle(Line::new(if on { "freeze" } else { "unfreeze" }).with("by", by));
     for handle in host.handles() {
-        handle.order(Event::HostFrozen(on)).await;
+        handle.tell(Inbox::Touched(Touch::Freeze)).await;
+    }
+    for handle in host.handles() {
+        handle.settled().await;
     }
     Ok(())
 }
@@ -260,10 +266,8 @@ const HOOK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A hook report reaches its peer.
 pub async fn hook(host: &Arc<Host>, identity: &Identity, inc: u64, event: &str, payload: &serde_json::Value) {
-    let Ok(definition) = host.runtimes.get(&identity.runtime) else { return };
-    let heard = crate::runtime::hooks::interpret(&definition, event, payload);
     let Some(handle) = host.existing(identity) else { return };
-    handle.tell(super::actor::Inbox::Heard { inc, heard }).await;
+    handle.tell(Inbox::Hook { inc, event: event.into(), payload: payload.clone() }).await;
     // It counts as told when what follows from it is on disk: a hook process whose daemon dies before that
     // leaves its report to the next one. What the program does next finds the turn known.
     let settled = async {

@@ -31,7 +31,7 @@ pub fn fresh_peer(host: &Host, identity: &Identity) -> Peer {
         crashloop_window_ms: settings.crashloop_window_secs * 1000,
         draft_notice_ms: settings.draft_notice_secs * 1000,
     };
-    Peer::new(identity.clone(), definition_or_stand_in(&host.runtimes, identity), timing)
+    Peer::new(identity.clone(), definition_or_stand_in(&host.runtimes(), identity), timing)
 }
 
 /// When a session of this peer is ended by itself. A bound of 0 is none.

@@ -11,7 +11,7 @@ use crate::core::peer::event::{Adopted, DeathCause, HookFact, Restored};
 use crate::keeper::record::StartRecord;
 use crate::runtime::hooks::{self, Heard};
 use crate::store::mailbox::{Scan, read_record};
-use crate::store::peer_state::{PeerState, SessionRecord};
+use crate::store::peer_state::{PeerState, SeenMarkers, SessionRecord};
 use crate::store::spool;
 use crate::sys::{clock, process};
 use std::collections::HashSet;
@@ -29,6 +29,8 @@ pub struct Found {
     pub spooled_ids: HashSet<MessageId>,
     pub spool_files: Vec<PathBuf>,
     pub failure: Option<String>,
+    /// The markers as they were read.
+    pub markers: SeenMarkers,
 }
 
 pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
@@ -40,10 +42,12 @@ pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
         spooled_ids: HashSet::new(),
         spool_files: Vec::new(),
         failure: None,
+        markers: SeenMarkers::default(),
     };
     match read_disk(host, identity).await {
-        Ok((restored, record, mut scan)) => {
+        Ok((restored, seen, record, mut scan)) => {
             found.restored = restored;
+            found.markers = seen;
             note_mail(host, identity, &mut scan);
             found.quarantined = scan.quarantined;
             found.restored.queue = scan.waiting;
@@ -64,14 +68,19 @@ pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
     found
 }
 
-async fn read_disk(host: &Arc<Host>, identity: &Identity) -> io::Result<(Restored, Option<SessionRecord>, Scan)> {
+async fn read_disk(host: &Arc<Host>, identity: &Identity) -> io::Result<(Restored, SeenMarkers, Option<SessionRecord>, Scan)> {
     let (dir, boot_id, party) = (host.root.peer_state(identity), host.boot_id.clone(), Party::Peer(identity.clone()));
     host.store
         .run(move |store| {
             let disk = store.disk.clone();
             let state = PeerState::open(&*disk, dir)?;
+            let seen = state.markers()?;
+            if let Err(error) = state.mend_markers(&seen) {
+                // The next look at them tries again.
+                tracing::warn!(%error, "a marker could not be put right");
+            }
             let restored = Restored {
-                markers: state.markers(),
+                markers: seen.markers.clone(),
                 resumable: state.resumable()?,
                 deaths: state.deaths(&boot_id)?,
                 incarnation: state.incarnation()?,
@@ -79,7 +88,7 @@ async fn read_disk(host: &Arc<Host>, identity: &Identity) -> io::Result<(Restore
             };
             let record = state.session()?;
             let (mailbox, disk) = store.mailbox(&party)?;
-            Ok((restored, record, mailbox.scan(&*disk)?))
+            Ok((restored, seen, record, mailbox.scan(&*disk)?))
         })
         .await
 }
@@ -145,7 +154,7 @@ pub async fn end_stray(host: &Arc<Host>, identity: &Identity) -> Result<(), Stri
 }
 
 fn read_spool(host: &Host, identity: &Identity, found: &mut Found) {
-    let Ok(definition) = host.runtimes.get(&identity.runtime) else { return };
+    let Ok(definition) = host.runtimes().get(&identity.runtime) else { return };
     for (path, report) in spool::read(&host.root.hook_spool()) {
         if report.identity != *identity {
             continue;

@@ -97,6 +97,11 @@ impl Store {
         }
     }
 
+    /// Whether everything that was posted is on disk; else the files say what was true before.
+    pub fn is_settled(&self) -> bool {
+        self.refused.is_empty()
+    }
+
     /// The party is no more: what is kept under its name from now on is another's.
     pub fn forget(&mut self, party: &Party) {
         self.mailboxes.remove(party);

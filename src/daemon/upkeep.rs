@@ -5,6 +5,7 @@ use super::accept;
 use super::host::Host;
 use super::logs::Line;
 use super::orders;
+use super::watcher::What;
 use crate::api::caller::Who;
 use crate::api::shapes::{SendRequest, Via};
 use crate::core::fault::Fault;
@@ -36,7 +37,7 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
     let _watch = host.watch.entries(&host.root.spool(), Box::new(move || told.notify_one())).ok();
     // What came between the actors' start and this watch.
     take_in(&host).await;
-    let mut deep = tokio::time::interval(DEEP);
+    let mut deep = tokio::time::interval(deep_pause());
     let mut prune = tokio::time::interval(PRUNE);
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -48,12 +49,21 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
             _ = deep.tick() => {
                 take_in(&host).await;
                 retry_degraded(&host).await;
+                host.touched.mark(What::Everything);
             }
             _ = prune.tick() => forget(&host).await,
             _ = look.tick(), if waits => look_at_waiting(&host).await,
             () = mail_comes(&host), if !waits => {}
         }
     }
+}
+
+fn deep_pause() -> Duration {
+    #[cfg(debug_assertions)]
+    if let Some(ms) = std::env::var("IAPEER_TEST_DEEP_MS").ok().and_then(|ms| ms.parse().ok()) {
+        return Duration::from_millis(ms);
+    }
+    DEEP
 }
 
 async fn mail_comes(host: &Host) {

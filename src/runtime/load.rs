@@ -17,30 +17,77 @@ const BUILT_IN: [(&str, &str); 3] = [
 
 #[derive(Debug, Clone)]
 pub struct Runtimes {
-    known: BTreeMap<RuntimeName, Result<Arc<Definition>, String>>,
+    known: BTreeMap<RuntimeName, Known>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    definition: Result<Arc<Definition>, String>,
+    /// What it was read from.
+    text: Vec<u8>,
+    /// Why the file as it is now does not count; the last good one does, if there was any.
+    fault: Option<String>,
+}
+
+/// What became of a definition when the files were read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reloaded {
+    Added,
+    Changed,
+    Removed,
+    Invalid(String),
+}
+
+impl Reloaded {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Reloaded::Added => "added",
+            Reloaded::Changed => "changed",
+            Reloaded::Removed => "removed",
+            Reloaded::Invalid(_) => "invalid",
+        }
+    }
 }
 
 impl Runtimes {
     pub fn load(dir: &Path) -> Self {
+        Runtimes { known: sources(dir).into_iter().map(|(name, (path, text))| (name.clone(), Known::read(&path, text, &name))).collect() }
+    }
+
+    /// The files as they are now; only what has changed is parsed. A broken edit leaves the last good
+    /// definition in force.
+    pub fn reload(&self, dir: &Path) -> (Runtimes, Vec<(RuntimeName, Reloaded)>) {
         let mut known = BTreeMap::new();
-        for (name, text) in BUILT_IN {
-            if let Ok(id) = name.parse::<RuntimeName>() {
-                let parsed = parse(Path::new(&format!("(built-in) {name}.yaml")), text, &id);
-                known.insert(id, parsed.map(Arc::new).map_err(|e| e.to_string()));
+        let mut told = Vec::new();
+        for (name, (path, text)) in sources(dir) {
+            let old = self.known.get(&name);
+            if let Some(same) = old.filter(|old| text.as_ref() == Ok(&old.text)) {
+                known.insert(name, same.clone());
+                continue;
             }
+            let mut new = Known::read(&path, text, &name);
+            let what = match (old, &new.fault) {
+                (_, Some(fault)) => Reloaded::Invalid(fault.clone()),
+                (None, None) => Reloaded::Added,
+                (Some(_), None) => Reloaded::Changed,
+            };
+            if let (Some(good), Some(_)) = (old.and_then(|o| o.definition.clone().ok()), &new.fault) {
+                new.definition = Ok(good);
+            }
+            // A file that cannot be read says the same each time.
+            if new.fault.is_none() || old.is_none_or(|o| o.fault != new.fault) {
+                told.push((name.clone(), what));
+            }
+            known.insert(name, new);
         }
-        for (name, path) in user_files(dir) {
-            let text = read_own(&path, 1024 * 1024).map_err(|e| format!("{}: {e}", path.display()));
-            let parsed = text.and_then(|t| parse(&path, &String::from_utf8_lossy(&t), &name).map_err(|e| e.to_string()));
-            known.insert(name, parsed.map(Arc::new));
-        }
-        Runtimes { known }
+        told.extend(self.known.keys().filter(|n| !known.contains_key(n)).map(|n| (n.clone(), Reloaded::Removed)));
+        (Runtimes { known }, told)
     }
 
     /// The definition, or why there is none.
     pub fn get(&self, name: &RuntimeName) -> Result<Arc<Definition>, String> {
         match self.known.get(name) {
-            Some(found) => found.clone(),
+            Some(found) => found.definition.clone(),
             None => Err(format!("no runtime definition {name}; known: {}", self.names().map(|n| n.as_str()).collect::<Vec<_>>().join(", "))),
         }
     }
@@ -50,7 +97,14 @@ impl Runtimes {
     }
 
     pub fn broken(&self) -> impl Iterator<Item = (&RuntimeName, &str)> {
-        self.known.iter().filter_map(|(n, d)| d.as_ref().err().map(|e| (n, e.as_str())))
+        self.known.iter().filter_map(|(n, k)| k.fault.as_ref().map(|e| (n, e.as_str())))
+    }
+}
+
+impl Known {
+    fn read(path: &Path, text: Result<Vec<u8>, String>, name: &RuntimeName) -> Known {
+        let definition = text.clone().and_then(|t| parse(path, &String::from_utf8_lossy(&t), name).map(Arc::new).map_err(|e| e.to_string()));
+        Known { fault: definition.as_ref().err().cloned(), definition, text: text.unwrap_or_default() }
     }
 }
 
@@ -63,15 +117,19 @@ pub fn embedded_echo() -> Definition {
     parse(Path::new("echo.yaml"), BUILT_IN[0].1, &RuntimeName::echo()).expect("the embedded definition loads")
 }
 
-fn user_files(dir: &Path) -> Vec<(RuntimeName, PathBuf)> {
-    let mut found: Vec<(RuntimeName, PathBuf)> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|e| Some((e.file_name().to_str()?.strip_suffix(".yaml")?.parse().ok()?, e.path())))
-        .collect();
-    found.sort();
-    found
+/// The text of each definition; a user's file stands for the built-in one of its name.
+fn sources(dir: &Path) -> BTreeMap<RuntimeName, (PathBuf, Result<Vec<u8>, String>)> {
+    let built_in = BUILT_IN.into_iter().filter_map(|(name, text)| {
+        let path = PathBuf::from(format!("(built-in) {name}.yaml"));
+        Some((name.parse().ok()?, (path, Ok(text.as_bytes().to_vec()))))
+    });
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let user = entries.filter_map(|e| {
+        let name = e.file_name().to_str()?.strip_suffix(".yaml")?.parse().ok()?;
+        let text = read_own(&e.path(), 1024 * 1024).map_err(|error| format!("{}: {error}", e.path().display()));
+        Some((name, (e.path(), text)))
+    });
+    built_in.chain(user).collect()
 }
 
 /// Reads and checks one definition.
@@ -108,6 +166,30 @@ mod tests {
         let text = BUILT_IN[0].1.replace("'^›$'", "'\\d'");
         let error = parse(Path::new("/r/echo.yaml"), &text, &RuntimeName::echo()).unwrap_err().to_string();
         assert!(error.contains("POSIX"), "{error}");
+    }
+
+    #[test]
+    fn an_edit_counts_and_a_broken_one_leaves_the_last_good_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (echo, path) = (RuntimeName::echo(), dir.path().join("echo.yaml"));
+        let runtimes = Runtimes::load(dir.path());
+        assert_eq!(runtimes.reload(dir.path()).1, []);
+        std::fs::write(&path, format!("# mine\n{}", BUILT_IN[0].1)).unwrap();
+        let (edited, told) = runtimes.reload(dir.path());
+        assert_eq!(told, [(echo.clone(), Reloaded::Changed)]);
+        std::fs::write(&path, "id: echo\nkind: tui\n").unwrap();
+        let (broken, told) = edited.reload(dir.path());
+        assert!(matches!(&told[..], [(name, Reloaded::Invalid(why))] if *name == echo && why.contains("echo.yaml")), "{told:?}");
+        assert!(Arc::ptr_eq(&broken.get(&echo).unwrap(), &edited.get(&echo).unwrap()), "the last good one goes on");
+        assert_eq!(broken.broken().count(), 1);
+        assert_eq!(broken.reload(dir.path()).1, [], "told once");
+        std::fs::write(dir.path().join("other.yaml"), BUILT_IN[0].1.replace("id: echo", "id: other")).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let (mended, told) = broken.reload(dir.path());
+        assert_eq!(told, [(echo, Reloaded::Changed), ("other".parse().unwrap(), Reloaded::Added)]);
+        assert_eq!(mended.broken().count(), 0);
+        std::fs::remove_file(dir.path().join("other.yaml")).unwrap();
+        assert_eq!(mended.reload(dir.path()).1, [("other".parse().unwrap(), Reloaded::Removed)]);
     }
 
     #[test]

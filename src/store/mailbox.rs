@@ -195,7 +195,7 @@ impl Mailbox {
         Ok(())
     }
 
-    fn peek(&self, disk: &dyn Disk, folder: &str, name: &str) -> Result<Entry, RecordFault> {
+    pub(super) fn peek(&self, disk: &dyn Disk, folder: &str, name: &str) -> Result<Entry, RecordFault> {
         let content = RecordFault::Content;
         let key = Key::from_file_name(name).ok_or_else(|| content("not a name of a message record".into()))?;
         let path = self.dir.join(folder).join(name);
@@ -215,7 +215,7 @@ impl Mailbox {
     }
 
     /// Quarantines and tells of it. What cannot be moved (a mount point, say) stays and is told of again.
-    fn put_foreign_aside(&self, disk: &dyn Disk, folder: &str, name: &OsStr, reason: String) -> (String, String) {
+    pub(super) fn put_foreign_aside(&self, disk: &dyn Disk, folder: &str, name: &OsStr, reason: String) -> (String, String) {
         let stays = self.quarantine(disk, folder, name).err().map(|e| format!("; it cannot be moved: {e}"));
         (format!("{folder}/{}", name.to_string_lossy()), reason + &stays.unwrap_or_default())
     }
@@ -246,7 +246,7 @@ impl Mailbox {
         remove_if_there(disk, &self.claim_path(key))
     }
 
-    fn lies_in(&self, disk: &dyn Disk, folder: &str, name: &str) -> bool {
+    pub(super) fn lies_in(&self, disk: &dyn Disk, folder: &str, name: &str) -> bool {
         disk.list(&self.dir.join(folder)).is_ok_and(|names| names.iter().any(|n| n == name))
     }
 

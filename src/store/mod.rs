@@ -3,6 +3,7 @@
 //! A file here is old or new, never half: temp, sync, rename, sync of the directory. Every open refuses
 //! symlinks, never blocks, and checks that it got a regular file of ours. Formats: `state/README.md`.
 
+pub mod by_hand;
 pub mod config_file;
 pub mod count;
 pub mod disk;

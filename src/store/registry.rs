@@ -56,6 +56,25 @@ pub fn load(root: &Root) -> Registry {
     registry
 }
 
+/// Why the file itself says nothing: it is not there, or it does not parse.
+pub fn fault(root: &Root) -> Option<String> {
+    let path = root.registry();
+    match read_own(&path, 64 * 1024 * 1024) {
+        Ok(bytes) => serde_json::from_slice::<Registry>(&bytes).err().map(|e| format!("{}: {e}; it was kept as registry.json.corrupt", path.display())),
+        Err(error) => Some(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Writes the registry again from what is known, when it was lost or does not parse.
+pub fn rebuild(root: &Root, known: &Registry) -> Result<(), RegistryError> {
+    update(root, |registry| {
+        for (name, place) in &known.peers {
+            registry.peers.entry(name.clone()).or_insert_with(|| place.clone());
+        }
+        Ok(())
+    })
+}
+
 /// Changes the registry under its lock.
 pub fn update<T>(root: &Root, change: impl FnOnce(&mut Registry) -> Result<T, RegistryError>) -> Result<T, RegistryError> {
     let path = root.registry();

@@ -63,8 +63,17 @@ fn key_path(queue: &Path, from: &Party, key: &str) -> PathBuf {
 
 /// Puts a parked or given-up record back to its old place in `new/`, with a new time to live.
 pub fn back_to_new(disk: &dyn Disk, mailbox: &Mailbox, key: &Key, now: &Stamp) -> Result<Entry, RecordFault> {
+    again(disk, mailbox, key, now, &["held", "dead"])
+}
+
+/// The same for one that somebody has moved back there already.
+pub fn renew(disk: &dyn Disk, mailbox: &Mailbox, key: &Key, now: &Stamp) -> Result<Entry, RecordFault> {
+    again(disk, mailbox, key, now, &["new"])
+}
+
+fn again(disk: &dyn Disk, mailbox: &Mailbox, key: &Key, now: &Stamp, from: &[&str]) -> Result<Entry, RecordFault> {
     let queue = mailbox.dir();
-    let mut message = read_record(disk, queue, key, &["held", "dead"])?;
+    let mut message = read_record(disk, queue, key, from)?;
     let life = message.expires.zip(message.stamp.as_ref()).map(|(expires, stamp)| expires - stamp.unix);
     message.expires = life.map(|seconds| now.unix + seconds);
     message.stamp = Some(now.clone());

@@ -6,7 +6,7 @@
 use crate::harness::{Host, body_of};
 use iapeer::core::message::{Attachment, Claim, Ending, Evidence, Message, MessageId, ProcessRef, Stamp, State};
 use iapeer::core::names::Party;
-use iapeer::core::peer::Resumable;
+use iapeer::core::peer::{Armed, Markers, Resumable};
 use iapeer::store::disk::OsDisk;
 use iapeer::store::layout::Root;
 use iapeer::store::mailbox::Mailbox;
@@ -96,6 +96,18 @@ fn write(base: &Path) {
     state.write_incarnation(3).unwrap();
     state.write_resumable(&Resumable { session_id: "0199a0b0-0000-7000-8000-0000000000ff".into(), transcript: None, proven: false }).unwrap();
     state.write_deaths("00000000-0000-4000-8000-000000000000", &[]).unwrap();
+    // Another one, so that the first is not stopped.
+    let marked = PeerState::open(&OsDisk, root.peer_state(&"echo-b".parse().unwrap())).unwrap();
+    let markers = Markers {
+        stopped: true,
+        idle_reaped: true,
+        new_eager: true,
+        fresh_next: true,
+        frozen: true,
+        ephemeral_armed: Some(Armed { inc: Some(3) }),
+        topics: vec!["release \"1\"".into(), "é".into()],
+    };
+    marked.set_markers(&Markers::default(), &markers, "2026-11-21T10:02:04+01:00").unwrap();
     let spooled = Spooled {
         v: 1,
         id: id(7),

@@ -10,6 +10,7 @@
 )]
 
 mod attach;
+mod by_hand;
 mod control;
 mod delivery;
 mod directions;

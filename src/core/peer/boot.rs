@@ -29,8 +29,8 @@ impl Peer {
                 self.markers.ephemeral_armed = None;
                 self.set_hold(None, fx);
                 if fresh {
+                    // A conversation that begins knows no topic, and is the one that an eager peer wanted.
                     self.markers.topics.clear();
-                    // A conversation that begins is the one that an eager peer wanted.
                     self.markers.new_eager = false;
                 }
                 fx.push(Effect::SetMarkers(self.markers.clone()));

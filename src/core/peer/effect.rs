@@ -1,5 +1,6 @@
 //! Every act of a peer. Each carries the incarnation it is meant for; repeating one does no harm.
 
+use super::marker::MarkerChange;
 use super::wake::{Mode, WakeCause};
 use super::{Death, Markers};
 use crate::core::guard::Guard;
@@ -174,6 +175,12 @@ pub enum Effect {
     Order {
         verb: &'static str,
         by: String,
+    },
+    /// A marker was changed by another hand than ours.
+    Marker {
+        inc: Option<Incarnation>,
+        file: &'static str,
+        change: MarkerChange,
     },
     CrashLoop {
         count: u32,

@@ -38,6 +38,16 @@ pub enum Event {
     },
     /// The whole host was frozen, or is no longer.
     HostFrozen(bool),
+    /// What the marker files say, read after everything that this daemon has written.
+    MarkersSeen(Markers),
+    /// A record that waited lies nowhere any more: somebody has deleted its file.
+    Vanished {
+        id: MessageId,
+    },
+    /// The profile names its runtime no more, or the registry the peer; or they do again.
+    Retire(bool),
+    /// Profile or runtime definition were edited: what they kept from being launched is tried again.
+    Mended,
     /// The peer is removed from the host.
     Remove {
         by: String,

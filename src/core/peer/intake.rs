@@ -78,6 +78,14 @@ impl Peer {
         }
     }
 
+    /// The record of a waiting message was deleted by somebody else: it cannot be delivered any more.
+    pub(super) fn vanished(&mut self, id: &MessageId, fx: &mut Vec<Effect>) {
+        let Some(at) = self.queue.iter().position(|e| e.id() == id) else { return };
+        let (entry, state, reason) = (self.queue.remove(at), State::Dead, "deleted");
+        fx.push(Effect::TellSender { entry, state, reason: reason.into() });
+        fx.push(Effect::Report { inc: self.inc(), id: id.clone(), state, reason: Some(reason.into()), evidence: None, attempt: 0 });
+    }
+
     /// The peer is no more: its session ends, its mail is given up and the senders are told.
     pub(super) fn removed(&mut self, fx: &mut Vec<Effect>) {
         self.removed = true;

@@ -6,8 +6,10 @@
 //! incarnation is ignored.
 //!
 //! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds), `turn` (hooks, the end of a turn, output),
-//! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death), `restored` (a starting daemon),
-//! `intake` (mail in and out of the queue), `sleep` (the end of a session in which nothing happens), `task` (of an ephemeral session), `trouble` (no login, no allowance), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
+//! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
+//! `restored` (a starting daemon), `intake` (mail in and out of the queue), `marker` (files that an operator touched), `retire` (a peer no more by
+//! its profile), `sleep` (the end of a session in which nothing happens), `task` (of an ephemeral session), `trouble` (no login, no allowance),
+//! `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
 mod aftermath;
 mod boot;
@@ -16,8 +18,10 @@ pub mod delivery;
 pub mod effect;
 pub mod event;
 mod intake;
+pub mod marker;
 pub mod recover;
 mod restored;
+pub mod retire;
 pub mod sleep;
 pub mod step;
 pub mod task;
@@ -139,6 +143,8 @@ pub struct Peer {
     pub resting: bool,
     /// The peer is no more: mail that is left is given up.
     pub removed: bool,
+    /// Since when its profile or the registry names it no more: its session ends, its mail is kept.
+    pub retired: Option<Millis>,
 }
 
 /// Which effect is in flight.

@@ -42,6 +42,8 @@ impl Peer {
         if let Some((claim, entry, evidence)) = restored.task {
             self.restore_task(&claim, entry, evidence, charge_death, fx);
         }
+        // What a mark of a session that is gone says of its task has been heard.
+        self.settle_armed(fx);
         if let Some((inc, cause)) = restored.lost {
             self.session = Session::Dead { inc };
             // A daemon killed while it collected a dead session has counted this death already.
@@ -60,10 +62,8 @@ impl Peer {
             self.wanted = None;
             self.set_hold(Some(Hold::CrashLoop), fx);
         }
-        if self.markers.new_eager && self.up().is_none() && !self.markers.stopped {
-            // It ended as it wished, and the daemon with it.
-            fx.push(Effect::Eager);
-        }
+        // It may have ended as it wished, and the daemon with it.
+        self.eager(fx);
     }
 }
 

@@ -32,6 +32,7 @@ impl Peer {
             draining: false,
             host_frozen: false,
             removed: false,
+            retired: None,
             resting: false,
         }
     }
@@ -42,6 +43,7 @@ impl Peer {
         self.expire(now, &mut fx);
         self.mind_task(&mut fx);
         self.mind_eager(now, &mut fx);
+        self.mind_retired(now, &mut fx);
         self.advance(now, &mut fx);
         fx
     }
@@ -51,7 +53,7 @@ impl Peer {
         if self.draining {
             return None;
         }
-        let mail = self.mail_due(now);
+        let mail = [self.mail_due(now), self.retired_due()].into_iter().flatten().min();
         if self.doing.is_some() {
             return mail.map(|d| d.max(now + 1));
         }
@@ -84,11 +86,12 @@ impl Peer {
         (self.mail_wakes(now) || self.wanted.is_some() || self.flight.is_some())
             && !self.identity.runtime.is_none()
             && !self.markers.stopped
+            && self.retired.is_none()
             && !self.frozen()
             && !matches!(self.hold, Some(Hold::CrashLoop | Hold::ProfileInvalid | Hold::MissingBinary))
     }
 
-    fn take(&mut self, event: Event, now: Millis, fx: &mut Vec<Effect>) {
+    pub(super) fn take(&mut self, event: Event, now: Millis, fx: &mut Vec<Effect>) {
         match event {
             Event::Restored(restored) => self.restored(*restored, now, fx),
             Event::Accepted(entry) => self.accepted(entry, now, fx),
@@ -109,6 +112,10 @@ impl Peer {
                 self.host_frozen = on;
                 if on { self.freeze(fx) } else { self.unfreeze(fx) }
             }
+            Event::MarkersSeen(seen) => self.markers_seen(seen, now, fx),
+            Event::Vanished { id } => self.vanished(&id, fx),
+            Event::Retire(on) => self.retire(on, now, fx),
+            Event::Mended => self.mended(fx),
             Event::Remove { by } => {
                 self.removed(fx);
                 fx.push(Effect::SetMarkers(self.markers.clone()));
@@ -150,6 +157,7 @@ impl Peer {
                 self.markers.stopped = false;
                 // Also if the daemon dies between the end and the launch.
                 self.markers.fresh_next = true;
+                self.markers.new_eager = false;
                 fx.push(Effect::SetMarkers(self.markers.clone()));
                 fx.push(Effect::Order { verb: "new", by });
                 self.clear_launch_hold(fx);
@@ -441,7 +449,7 @@ impl Peer {
                     self.press_interrupt(inc, now, fx);
                 } else if looks_due && self.up().is_some_and(|up| up.watched(now)) {
                     self.act(Doing::Look, Effect::Look { inc }, fx);
-                } else if self.draining || self.frozen() {
+                } else if self.draining || self.frozen() || self.retired.is_some() {
                     // Finish the submit of what is already pasted; begin nothing.
                     if matches!(self.flight.as_ref().map(|f| &f.stage), Some(Stage::Pasted { .. } | Stage::Settling { .. })) {
                         self.drive_flight(now, fx);

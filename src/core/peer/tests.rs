@@ -16,9 +16,13 @@ use std::collections::HashMap;
 #[path = "sim.rs"]
 mod sim;
 
+#[path = "marker_tests.rs"]
+mod marker;
+
 fn definition() -> Arc<Definition> {
-    let text = include_str!("../../../peers/runtimes/echo.yaml");
-    Arc::new(serde_yaml::from_str(text).unwrap())
+    static ECHO: std::sync::LazyLock<Arc<Definition>> =
+        std::sync::LazyLock::new(|| Arc::new(serde_yaml::from_str(include_str!("../../../peers/runtimes/echo.yaml")).unwrap()));
+    ECHO.clone()
 }
 
 fn id(n: u64) -> MessageId {
@@ -117,6 +121,8 @@ impl World {
             self.raw.extend(entry.raw.then(|| entry.id().clone()));
         }
         let effects = self.peer.step(event, self.now);
+        // The daemon sends it back, to the runtime that is the default by then.
+        let eager = effects.contains(&Effect::Eager);
         for effect in effects {
             match effect {
                 Effect::Finish { entry, state, evidence, .. } => {
@@ -144,6 +150,9 @@ impl World {
                 }
                 told => self.told.push(told),
             }
+        }
+        if eager {
+            self.event(Event::Want(WantedBy::Eager));
         }
     }
 
