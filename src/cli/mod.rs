@@ -19,6 +19,8 @@ mod peers;
 mod queue;
 mod schedules;
 mod show;
+mod watch;
+mod watch_view;
 
 use crate::core::fault::{Code, Fault};
 use crate::core::message::MessageId;
@@ -56,7 +58,11 @@ enum Verb {
     Create(CreateArgs),
     /// Show the peers.
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Keep showing them, full screen, until `q`.
+        #[arg(long)]
+        watch: bool,
+    },
     /// Show the daemon and what is not right.
     Status,
     /// Send a message to a peer.
@@ -480,7 +486,8 @@ async fn dispatch(root: Root, cli: Cli) -> Outcome {
         },
         Verb::Init(args) => peers::init(&root, args, as_json),
         Verb::Create(args) => peers::create(&root, args, as_json),
-        Verb::List => show::list(&root, as_json).await,
+        Verb::List { watch: true } => watch::watch(&root, as_json).await,
+        Verb::List { watch: false } => show::list(&root, as_json).await,
         Verb::Status => show::status(&root, as_json).await,
         Verb::Send(args) => mail::send(&root, args, as_json).await,
         Verb::Inbox(args) => mail::inbox(&root, args, as_json).await,
