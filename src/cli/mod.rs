@@ -17,15 +17,17 @@ mod mail;
 mod manager;
 mod mcp;
 mod offline;
+mod pane;
 mod peers;
 mod queue;
 mod schedules;
 mod service;
 mod show;
+mod watch;
+mod watch_view;
 
 use crate::core::fault::{Code, Fault};
 use crate::core::message::MessageId;
-use crate::echo;
 use crate::store::layout::Root;
 use crate::sys::notify::Notify;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -60,7 +62,11 @@ enum Verb {
     Create(CreateArgs),
     /// Show the peers.
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Keep showing them, full screen, until `q`.
+        #[arg(long)]
+        watch: bool,
+    },
     /// Show the daemon and what is not right.
     Status,
     /// Send a message to a peer.
@@ -106,7 +112,7 @@ enum Verb {
     #[command(hide = true)]
     Keep { launch_file: PathBuf },
     #[command(hide = true)]
-    EchoAgent(EchoArgs),
+    EchoAgent(pane::EchoArgs),
     /// `iapeer <runtime>` in a project folder: make it a peer if it is none yet, start, attach.
     #[command(external_subcommand)]
     Runtime(Vec<String>),
@@ -359,20 +365,6 @@ struct HookArgs {
     event: String,
 }
 
-#[derive(Args)]
-struct EchoArgs {
-    #[arg(long)]
-    transcripts: PathBuf,
-    #[arg(long, conflicts_with = "resume", required_unless_present = "resume")]
-    session_id: Option<String>,
-    #[arg(long)]
-    resume: Option<String>,
-    #[arg(long)]
-    hook: Vec<String>,
-    #[arg(long)]
-    send: Vec<String>,
-}
-
 /// Arguments of `iapeer <runtime>`.
 #[derive(Parser)]
 #[command(no_binary_name = true)]
@@ -460,8 +452,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn run(cli: Cli) -> Outcome {
     // These two are the pane's own processes: no runtime, no root of theirs.
     match cli.verb {
-        Verb::Keep { launch_file } => return keep(&launch_file),
-        Verb::EchoAgent(args) => return echo_agent(args),
+        Verb::Keep { launch_file } => return pane::keep(&launch_file),
+        Verb::EchoAgent(args) => return pane::echo_agent(args),
         Verb::Version => {
             out(&format!("iapeer {}\n", env!("CARGO_PKG_VERSION")));
             return Ok(Done::Ok);
@@ -491,7 +483,8 @@ async fn dispatch(root: Root, cli: Cli, notify: Notify) -> Outcome {
         },
         Verb::Init(args) => peers::init(&root, args, as_json),
         Verb::Create(args) => peers::create(&root, args, as_json),
-        Verb::List => show::list(&root, as_json).await,
+        Verb::List { watch: true } => watch::watch(&root, as_json).await,
+        Verb::List { watch: false } => show::list(&root, as_json).await,
         Verb::Status => show::status(&root, as_json).await,
         Verb::Send(args) => mail::send(&root, args, as_json).await,
         Verb::Inbox(args) => mail::inbox(&root, args, as_json).await,
@@ -514,26 +507,6 @@ async fn dispatch(root: Root, cli: Cli, notify: Notify) -> Outcome {
         Verb::Hook(args) => hook::hook(&root, &args.event).await,
         Verb::Runtime(words) => peers::runtime(&root, words, as_json).await,
         Verb::Keep { .. } | Verb::EchoAgent(_) | Verb::Version => Ok(Done::Ok),
-    }
-}
-
-fn keep(launch_file: &std::path::Path) -> Outcome {
-    crate::sys::spawn::tighten_umask();
-    match crate::keeper::run(launch_file) {
-        Ok(code) => Ok(Done::Code(u8::try_from(code).unwrap_or(255))),
-        Err(error) => Err(Fault::new(Code::WakeFailed, error.to_string())),
-    }
-}
-
-fn echo_agent(args: EchoArgs) -> Outcome {
-    let resume = args.resume.is_some();
-    let Some(session_id) = args.resume.or(args.session_id) else {
-        return Err(Fault::new(Code::Invalid, "--session-id or --resume is needed"));
-    };
-    let options = echo::Options { transcripts: args.transcripts, session_id, resume, hook: args.hook, send: args.send };
-    match echo::agent::run(options) {
-        Ok(code) => Ok(Done::Code(u8::try_from(code).unwrap_or(255))),
-        Err(error) => Err(Fault::new(Code::Invalid, error.to_string())),
     }
 }
 

@@ -33,7 +33,7 @@ async fn ask<T: DeserializeOwned>(root: &Root, path: &str, key: &str) -> Result<
     }
 }
 
-fn sign(state: &str, turn: Option<&str>) -> &'static str {
+pub fn sign(state: &str, turn: Option<&str>) -> &'static str {
     match (state, turn) {
         ("live", Some("working")) => "◐",
         ("live", _) => "●",

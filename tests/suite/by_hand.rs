@@ -127,7 +127,7 @@ fn an_eager_mark_of_a_sleeper_brings_it_back_and_a_stop_is_stronger() {
     assert_eq!(host.presence("a")["state"], "stopped");
     std::fs::remove_file(marker(&host, "stopped")).unwrap();
     host.until("it is back", || host.presence("a")["state"] == "live");
-    assert!(logged(&host, &["ev=wake", "inc=2", "mode=fresh", "cause=folder-launch"]));
+    assert!(logged(&host, &["ev=wake", "inc=2", "mode=fresh", "cause=self-fresh"]));
     host.until("it is used up", || !marker(&host, "new-eager").exists());
 }
 
