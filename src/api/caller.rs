@@ -11,8 +11,6 @@ use crate::store::layout::Root;
 use crate::sys::process;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, OnceLock};
 use tokio::net::UnixListener;
 
@@ -103,12 +101,7 @@ fn unknown_ancestors(root: &Root, ancestors: &[ProcessRef]) -> Who {
 /// A keeper whose session is not recorded yet: its own start record, written before the agent runs, says
 /// whose it is, and must name this very process.
 fn starting_keeper(root: &Root, process: &ProcessRef) -> Option<(Identity, Incarnation)> {
-    let line = process::read_proc(process.pid, "cmdline").ok()?;
-    let mut words = line.split(|b| *b == 0).skip(1);
-    if words.next()? != b"keep" {
-        return None;
-    }
-    let launch_file = std::path::PathBuf::from(OsStr::from_bytes(words.next()?));
+    let launch_file = process::keeps(process.pid)?;
     let inc: Incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;
     let state = launch_file.parent()?;
     let identity: Identity = state.file_name()?.to_str()?.parse().ok()?;

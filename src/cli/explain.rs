@@ -8,10 +8,13 @@ use crate::core::fault::{Code, Fault};
 use crate::core::message::{Hold, MessageId, State};
 use crate::core::sanitize;
 use crate::store::layout::Root;
+use std::collections::BTreeMap;
 use std::io::BufRead;
 
 /// Lines of a log that an explanation shows.
 const LINES: usize = 12;
+/// Deaths that an explanation shows.
+const DEATHS: usize = 3;
 
 pub async fn explain(root: &Root, what: &str, as_json: bool) -> Outcome {
     match what.parse::<MessageId>() {
@@ -111,8 +114,10 @@ async fn peer(root: &Root, name: &str, as_json: bool) -> Outcome {
     let explained: Vec<serde_json::Value> = found
         .iter()
         .map(|(peer, presence)| {
-            let log = lines_about(root, "lifecycle.log", &format!(" identity={} ", presence.identity));
-            serde_json::json!({ "identity": presence.identity, "why": why_peer(presence), "presence": presence, "warnings": peer.warnings, "log": log })
+            let about = format!(" identity={} ", presence.identity);
+            let log = lines_about(root, "lifecycle.log", &about);
+            let deaths = deaths(&lines_about(root, "exits.log", &about));
+            serde_json::json!({ "identity": presence.identity, "why": why_peer(presence), "presence": presence, "warnings": peer.warnings, "deaths": deaths, "log": log })
         })
         .collect();
     if as_json {
@@ -122,6 +127,9 @@ async fn peer(root: &Root, name: &str, as_json: bool) -> Outcome {
     for ((peer, presence), told) in found.iter().zip(&explained) {
         out(&format!("{}  {}\n{}\n", presence.identity, presence.state, told["why"].as_str().unwrap_or_default()));
         peer.warnings.iter().for_each(|w| out(&format!("warning: {}\n", sanitize::line(w))));
+        for death in told["deaths"].as_array().into_iter().flatten() {
+            out(&format!("{}\n", sanitize::line(&in_words(death))));
+        }
         for line in told["log"].as_array().into_iter().flatten() {
             out(&format!("{}\n", sanitize::line(line.as_str().unwrap_or_default())));
         }
@@ -147,6 +155,57 @@ fn why_peer(presence: &PresenceView) -> String {
     format!("{state}{reason}{waits}")
 }
 
+/// The last deaths among lines of `exits.log`, field by field.
+fn deaths(lines: &[String]) -> Vec<BTreeMap<String, String>> {
+    let all = lines.iter().map(|l| fields(l)).filter(|f| f.get("kind").is_some_and(|k| k == "death"));
+    let mut all: Vec<_> = all.collect();
+    all.split_off(all.len().saturating_sub(DEATHS))
+}
+
+fn in_words(death: &serde_json::Value) -> String {
+    let field = |name: &str| death[name].as_str();
+    let with = |before: &str, name: &str| field(name).map(|v| format!("{before}{v}")).unwrap_or_default();
+    format!(
+        "died {} (session {}): {}{}{}{}{}",
+        field("ts").unwrap_or_default(),
+        field("inc").unwrap_or_default(),
+        field("cause").unwrap_or_default(),
+        with(" after ", "age"),
+        with(", while it had ", "claimed"),
+        with("; ", "detail"),
+        with("; its last screen: ", "screen"),
+    )
+}
+
+/// The fields of a logfmt line.
+fn fields(line: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut rest = line;
+    while let Some((key, after)) = rest.split_once('=') {
+        let (value, tail) = match after.strip_prefix('"') {
+            Some(quoted) => unquote(quoted),
+            None => after.split_once(' ').map_or((after.to_string(), ""), |(value, tail)| (value.to_string(), tail)),
+        };
+        found.insert(key.trim_start().to_string(), value);
+        rest = tail;
+    }
+    found
+}
+
+/// A quoted value up to its closing quote, and what follows.
+fn unquote(quoted: &str) -> (String, &str) {
+    let mut value = String::new();
+    let mut chars = quoted.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return (value, &quoted[at + 1..]),
+            '\\' => value.extend(chars.next().map(|(_, escaped)| escaped)),
+            c => value.push(c),
+        }
+    }
+    (value, "")
+}
+
 /// The last lines of a log that hold these words.
 fn lines_about(root: &Root, log: &str, words: &str) -> Vec<String> {
     let path = root.logs().join(log);
@@ -162,6 +221,22 @@ fn lines_about(root: &Root, log: &str, words: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_read_as_it_was_written() {
+        let read = fields(r#"ts=1 ev=exit screen="/a b/\"x\\y" cause=exit-7 empty="""#);
+        let want = [("ts", "1"), ("ev", "exit"), ("screen", r#"/a b/"x\y"#), ("cause", "exit-7"), ("empty", "")];
+        assert_eq!(read, want.into_iter().map(|(k, v)| (k.to_string(), v.to_string())).collect());
+    }
+
+    #[test]
+    fn the_last_deaths_are_told_with_where_to_look() {
+        let line = |n: usize, kind: &str| format!("ts=t{n} ev=exit identity=echo-a inc={n} kind={kind} cause=exit-7 age=12s screen=/s/{n}");
+        let lines: Vec<String> = (1..=5).map(|n| line(n, if n == 4 { "ordered" } else { "death" })).collect();
+        let told: Vec<String> = deaths(&lines).iter().map(|d| in_words(&serde_json::json!(d))).collect();
+        assert_eq!(told.len(), DEATHS);
+        assert_eq!(told[2], "died t5 (session 5): exit-7 after 12s; its last screen: /s/5");
+    }
 
     #[test]
     fn every_hold_reason_is_explained() {

@@ -7,11 +7,8 @@ use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Incarnation};
 use crate::store::layout::Root;
 use crate::sys::{notify, process, spawn};
-use std::ffi::OsStr;
 use std::fs::OpenOptions;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,19 +17,13 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// Whether this process runs below a keeper: an agent's child must not become the daemon.
 pub fn below_a_keeper() -> bool {
-    let keeps = |pid: i32| {
-        let line = process::read_proc(pid, "cmdline").unwrap_or_default();
-        line.split(|b| *b == 0).nth(1) == Some(b"keep".as_slice())
-    };
-    std::env::var_os("IAPEER_SESSION").is_some() || process::ancestors(std::process::id() as i32).iter().any(|p| keeps(p.pid))
+    std::env::var_os("IAPEER_SESSION").is_some() || process::ancestors(std::process::id() as i32).iter().any(|p| process::keeps(p.pid).is_some())
 }
 
 /// The session whose keeper is above this process: a keeper's launch file says whose it is.
 pub fn keeper_above(root: &Root) -> Option<(Identity, Incarnation)> {
     process::ancestors(std::process::id() as i32).iter().find_map(|p| {
-        let line = process::read_proc(p.pid, "cmdline").ok()?;
-        let mut words = line.split(|b| *b == 0).skip(1);
-        let launch_file = PathBuf::from(OsStr::from_bytes(words.next().filter(|w| *w == b"keep").and(words.next())?));
+        let launch_file = process::keeps(p.pid)?;
         let incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;
         let state = launch_file.parent()?;
         let identity: Identity = state.file_name()?.to_str()?.parse().ok()?;

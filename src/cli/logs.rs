@@ -1,4 +1,5 @@
-//! `logs`: the lines of `lifecycle.log` and `delivery.log`, in order of time, followed through rotation.
+//! `logs`: the lines of `lifecycle.log` and `delivery.log` in order of time, or of `exits.log`, followed
+//! through rotation.
 
 use super::{Done, LogsArgs, Outcome, out};
 use crate::core::fault::{Code, Fault};
@@ -42,13 +43,14 @@ impl Followed {
 }
 
 pub async fn logs(root: &Root, args: LogsArgs) -> Outcome {
-    let mut files = Vec::new();
-    if !args.delivery {
-        files.push(Followed::new(root.logs().join("lifecycle.log")));
-    }
-    if !args.lifecycle {
-        files.push(Followed::new(root.logs().join("delivery.log")));
-    }
+    let names: &[&str] = match (args.lifecycle, args.delivery, args.exits) {
+        (true, ..) => &["lifecycle.log"],
+        (_, true, _) => &["delivery.log"],
+        (.., true) => &["exits.log"],
+        // What stands in exits.log is the long form of what lifecycle.log says.
+        _ => &["lifecycle.log", "delivery.log"],
+    };
+    let mut files: Vec<Followed> = names.iter().map(|name| Followed::new(root.logs().join(name))).collect();
     let wanted = |line: &str| args.peer.as_ref().is_none_or(|peer| concerns(line, peer));
     let watch = FileWatch::start().map_err(|e| Fault::new(Code::Internal, format!("inotify: {e}")))?;
     let news = Arc::new(Notify::new());

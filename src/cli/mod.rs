@@ -352,11 +352,14 @@ struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
     /// Only lifecycle.log.
-    #[arg(long, conflicts_with = "delivery")]
+    #[arg(long, conflicts_with_all = ["delivery", "exits"])]
     lifecycle: bool,
     /// Only delivery.log.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "exits")]
     delivery: bool,
+    /// Only exits.log: how each session ended, and what is kept of it.
+    #[arg(long)]
+    exits: bool,
 }
 
 #[derive(Args)]

@@ -306,6 +306,10 @@ pub struct Control {
     pub compact: Option<String>,
     /// What a person types to end the program.
     pub quit: Option<String>,
+    /// How a session is ended before any signal: keys, one frame after the other, each pressed only while
+    /// it is on the screen; the first also needs everything that `input.guard` asks for. Never a submit
+    /// key. Empty: TERM at once.
+    pub quit_keys: Vec<Frame>,
     /// Environment names that mark children which leave the process group.
     pub child_marks: Vec<String>,
 }
@@ -412,6 +416,9 @@ impl Definition {
             if dialog.frames.iter().any(|f| f.when.shows.is_empty()) {
                 return Err(format!("dialogs.{name}: every frame needs a `shows` that proves it"));
             }
+        }
+        if let Some(frame) = self.control.quit_keys.iter().find(|f| f.when == FactSet::default() || ["cr", "Enter", "Tab"].contains(&f.key.0.as_str())) {
+            return Err(format!("control.quit_keys: the key {} needs a `when` that proves its frame, and must be none that submits", frame.key.0));
         }
         if self.input.guard == FactSet::default() {
             return Err("input.guard is empty: nothing may be typed blind".into());

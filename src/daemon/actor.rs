@@ -5,6 +5,7 @@
 
 use super::acts::{self, Outcome};
 use super::by_hand::{ByHand, Touch};
+use super::ending::Told;
 use super::host::Host;
 use super::live::Live;
 use super::logs::Line;
@@ -159,6 +160,7 @@ pub struct Actor {
     deaths: u64,
     /// How long the host had been suspended since its boot, when last looked at.
     suspended: Millis,
+    last_death: Option<Told>,
     /// What hooks told of a session whose launch has not been taken in yet.
     early: Vec<(Incarnation, Heard)>,
     turn_sender: Option<(MessageId, Party)>,
@@ -186,6 +188,7 @@ impl Actor {
             publish,
             last_failure: None,
             deaths: 0,
+            last_death: None,
             early: Vec::new(),
             turn_sender: None,
             last_turn: None,
@@ -436,9 +439,17 @@ impl Actor {
         self.host.delivery(line);
     }
 
-    pub(super) fn died(&mut self, cause: &str) {
+    pub(super) fn died(&mut self, inc: Incarnation, cause: &str, claimed: Option<&MessageId>) {
         self.deaths += 1;
+        self.last_death = Some(Told { inc, cause: cause.into(), claimed: claimed.cloned() });
         self.last_failure = Some(format!("the agent ended ({cause})"));
+    }
+
+    /// What was told of the death of a session; `None`: its end was ordered.
+    pub(super) fn death_of(&self, inc: Incarnation) -> Option<Told> {
+        let counted = || self.peer.deaths.iter().find(|d| d.incarnation == inc);
+        let before = || counted().map(|d| Told { inc, cause: d.cause.clone(), claimed: d.claimed.clone() });
+        self.last_death.clone().filter(|t| t.inc == inc).or_else(before)
     }
 
     pub(super) fn failed(&mut self, detail: String) {

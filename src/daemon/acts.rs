@@ -3,12 +3,13 @@
 
 use super::actor::Actor;
 use super::capacity::NotNow;
+use super::ending;
 use super::host::Host;
 use super::launching;
 use super::logs::Line;
 use crate::core::envelope::{self, Carriage};
 use crate::core::guard::{Fact, FactSet, Guard};
-use crate::core::message::{Claim, Ending, Entry, Evidence, Message, MessageId, ProcessRef};
+use crate::core::message::{Claim, Ending, Entry, Evidence, Message, MessageId};
 use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::effect::Effect;
 use crate::core::peer::event::{ActResult, Event, LaunchFault};
@@ -16,23 +17,16 @@ use crate::core::peer::{RETRY_MS, SAME_BREATH_MS, Stage, WantedBy};
 use crate::core::runtime::Definition;
 use crate::core::sanitize;
 use crate::core::screen::{Look, Screen, absent, classify};
-use crate::keeper::record::StartRecord;
 use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, Submit, TerminalError};
 use crate::runtime::transcript;
 use crate::store::disk::{OsDisk, create_dir, replace};
 use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
-use crate::sys::process;
-use crate::tmux::driver::gone_within;
-use nix::sys::signal::Signal;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A person who has pressed a key this lately is typing.
 const TYPING_SECS: i64 = 2;
-/// Between tries to end a session that does not end.
-const END_PAUSE: Duration = Duration::from_secs(30);
 
 /// What a task brings back.
 pub struct Outcome {
@@ -131,8 +125,8 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             });
         }
         Effect::Inquire { entry } => inquire(actor, definition, entry),
-        Effect::End { inc } => end(actor, host, inc),
-        Effect::Collect { inc } => collect(actor, host, inc),
+        Effect::End { inc } => ending::end(actor, host, inc),
+        Effect::Collect { inc } => ending::collect(actor, host, inc),
         Effect::Unmark { inc, id } => {
             let Some(pane) = pane(actor, inc) else { return };
             host.tracker.clone().spawn(async move {
@@ -224,8 +218,8 @@ async fn tell(actor: &mut Actor, host: &Arc<Host>, effect: Effect) {
             actor.failed(detail);
         }
         Effect::Died { inc, cause, age_ms, claimed } => {
-            host.lifecycle(line("death").with("inc", inc).with("cause", &cause).with("age", format!("{}s", age_ms / 1000)).maybe("claimed", claimed));
-            actor.died(&cause);
+            host.lifecycle(line("death").with("inc", inc).with("cause", &cause).with("age", format!("{}s", age_ms / 1000)).maybe("claimed", claimed.as_ref()));
+            actor.died(inc, &cause, claimed.as_ref());
         }
         Effect::Adopted { inc } => host.lifecycle(line("adopted").with("inc", inc)),
         Effect::Supervise { inc, action, age_ms, reason, outcome } => host.lifecycle(
@@ -260,12 +254,12 @@ async fn relaunch(host: &Arc<Host>, identity: &Identity) {
     host.handle(&target).event(Event::Want(WantedBy::Eager)).await;
 }
 
-fn pane(actor: &Actor, inc: Incarnation) -> Option<PaneRef> {
+pub(super) fn pane(actor: &Actor, inc: Incarnation) -> Option<PaneRef> {
     actor.live.as_ref().filter(|l| l.record.incarnation == inc).map(|l| l.pane.clone())
 }
 
 /// An act that cannot even be tried still has an outcome.
-fn lost(actor: &mut Actor, event: Event) {
+pub(super) fn lost(actor: &mut Actor, event: Event) {
     actor.tasks.spawn(async move { event.into() });
 }
 
@@ -397,78 +391,4 @@ fn inquire(actor: &mut Actor, definition: Arc<Definition>, entry: Entry) {
         let found = look.await.ok().flatten();
         Event::Inquired { id, found }.into()
     });
-}
-
-fn end(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
-    let Some(record) = actor.live.as_ref().map(|l| l.record.clone()).filter(|r| r.incarnation == inc) else {
-        return lost(actor, Event::Ended { inc, result: Ok(()) });
-    };
-    actor.tasks.spawn(async move {
-        let exits = host.root.peer_state(&record.identity).join("exits");
-        let result = end_processes(&record, &exits, host.settings.term_grace_secs).await;
-        if result.is_err() {
-            tokio::time::sleep(END_PAUSE).await;
-        }
-        Event::Ended { inc, result }.into()
-    });
-}
-
-pub async fn end_processes(record: &SessionRecord, exits: &Path, grace_secs: u64) -> Result<(), String> {
-    let agent = StartRecord::read(exits, record.incarnation).and_then(|s| s.agent);
-    end_keeper(&record.keeper, agent.as_ref(), grace_secs).await
-}
-
-/// TERM to the keeper, which ends its tree by itself; KILL when it does not; proof that all are gone.
-pub async fn end_keeper(keeper: &ProcessRef, agent: Option<&ProcessRef>, grace_secs: u64) -> Result<(), String> {
-    let grace = Duration::from_secs(grace_secs * 2 + 5);
-    let send = |to: &ProcessRef, number| process::signal(to, number).map_err(|e| format!("cannot signal {}: {e}", to.pid));
-    send(keeper, Signal::SIGTERM)?;
-    if !gone_within(keeper, grace).await {
-        send(keeper, Signal::SIGKILL)?;
-    }
-    if let Some(agent) = agent {
-        if process::is_alive(agent) {
-            send(agent, Signal::SIGKILL)?;
-        }
-    }
-    for process in [Some(keeper), agent].into_iter().flatten() {
-        if !gone_within(process, Duration::from_secs(5)).await {
-            return Err(format!("process {} does not end", process.pid));
-        }
-    }
-    Ok(())
-}
-
-/// What remains of a session: the last screen is kept, the empty tmux server ended.
-fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
-    let Some(record) = actor.live.as_ref().map(|l| l.record.clone()) else {
-        return lost(actor, Event::Collected { inc });
-    };
-    let pane = pane(actor, inc);
-    actor.tasks.spawn(async move {
-        let dir = host.root.peer_state(&record.identity);
-        let exits = dir.join("exits");
-        if let (Some(pane), true) = (pane, process::is_alive(&record.server)) {
-            if let Ok(captured) = host.terminal.look(pane).await {
-                save_screen(&dir, &captured.screen);
-            }
-        }
-        // A keeper that was killed has left its agent to the kernel and to us.
-        if let Err(error) = end_processes(&record, &exits, 0).await {
-            tracing::error!(identity = %record.identity, %error, "what is left of a session does not end");
-        }
-        if let Err(error) = host.terminal.kill(record.socket.clone()).await {
-            tracing::warn!(identity = %record.identity, %error, "a tmux server does not end");
-        }
-        host.forget_keeper(&record.keeper);
-        host.store.post("session end", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.clear_session()).await;
-        Event::Collected { inc }.into()
-    });
-}
-
-fn save_screen(dir: &Path, screen: &str) {
-    let path: PathBuf = dir.join("last-screen.txt");
-    if let Err(error) = replace(&OsDisk, &path, Screen::parse(screen).text().as_bytes()) {
-        tracing::warn!(%error, path = %path.display(), "the last screen could not be kept");
-    }
 }

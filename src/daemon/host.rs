@@ -6,6 +6,7 @@ use super::flow::Flow;
 use super::ledger::Ledger;
 use super::logs::{Line, LogFile};
 use super::store_thread::StoreHandle;
+use super::strays::Search;
 use super::watcher::Touched;
 use crate::core::message::{Entry, Message, ProcessRef, Stamp, State};
 use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
@@ -50,6 +51,9 @@ pub struct Host {
     pub tracker: tokio_util::task::TaskTracker,
     lifecycle: LogFile,
     delivery: LogFile,
+    exits: LogFile,
+    /// The search for processes that no session holds.
+    pub search: Search,
     peers: RwLock<BTreeMap<Identity, PeerHandle>>,
     registry: Mutex<Cached>,
     /// Profiles as last read, by folder, with the file's stamp; and the last that was good.
@@ -124,6 +128,8 @@ impl Host {
             freeze_known: tokio::sync::Mutex::new(freeze_reason(&root).is_some()),
             lifecycle: LogFile::new(logs.join("lifecycle.log"), settings.lifecycle_log_max_bytes, settings.lifecycle_log_keep),
             delivery: LogFile::new(logs.join("delivery.log"), settings.delivery_log_max_bytes, settings.delivery_log_keep),
+            exits: LogFile::new(logs.join("exits.log"), settings.lifecycle_log_max_bytes, settings.lifecycle_log_keep),
+            search: Search::default(),
             boot_id: crate::sys::clock::boot_id(),
             started: clock.local().to_rfc3339_opts(chrono::SecondsFormat::Secs, false),
             ledger: Ledger::default(),
@@ -158,6 +164,10 @@ impl Host {
     }
     pub fn delivery(&self, line: Line) {
         self.delivery.write(self.clock.utc(), line);
+    }
+    /// One line for each end of a session.
+    pub fn exit(&self, line: Line) {
+        self.exits.write(self.clock.utc(), line);
     }
     pub fn now_text(&self) -> String {
         self.clock.local().to_rfc3339_opts(chrono::SecondsFormat::Secs, false)

@@ -1,22 +1,23 @@
 //! One launch, from the decision to a recorded session: profile, program, environment, tmux, `session.json`.
 //! A session that could not be recorded does not go on.
 
-use super::acts::{Outcome, end_processes};
+use super::acts::Outcome;
+use super::ending::{self, end_processes};
 use super::host::Host;
 use super::policy::chooses_session_id;
 use super::restore;
+use super::strays;
 use crate::core::names::{Identity, Incarnation};
 use crate::core::peer::event::{Event, LaunchFault};
 use crate::core::peer::wake::Mode;
 use crate::core::runtime::Definition;
-use crate::keeper::record::ExitRecord;
-use crate::ports::terminal::StartSpec;
+use crate::keeper::record::{ExitRecord, StartRecord};
+use crate::ports::terminal::{PaneRef, StartSpec};
 use crate::runtime::launch::{self, Known, Plan};
 use crate::store::disk::{read_own, replace};
 use crate::store::outbox;
 use crate::store::peer_state::{PeerState, SessionRecord};
 use crate::sys::process;
-use std::path::Path;
 use std::sync::Arc;
 
 pub async fn launch(host: &Arc<Host>, identity: &Identity, definition: &Definition, inc: Incarnation, mode: Mode) -> Outcome {
@@ -100,6 +101,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
     let socket = spec.socket.clone();
     // Never beside what an earlier try may have left.
     restore::end_stray(host, identity).await.map_err(other)?;
+    strays::clear(host, identity, |_| true).await.map_err(other)?;
     let started = match host.terminal.start(spec).await {
         Ok(started) => started,
         Err(error) => {
@@ -110,7 +112,18 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
             return Err(other(error.to_string()));
         }
     };
-    let keeper = process::reference(started.keeper_pid).ok_or_else(|| other(early_end(&dir, inc)))?;
+    // A keeper that is gone already has told who it was, and goes the way of every death. One that has not,
+    // or could not start the agent at all, is a launch that failed.
+    let exits = dir.join("exits");
+    let gone_already = || StartRecord::read(&exits, inc).map(|s| s.keeper).filter(|k| k.pid == started.keeper_pid);
+    let unable = ExitRecord::read(&exits, inc).and_then(|r| r.error);
+    let keeper = process::reference(started.keeper_pid).or_else(gone_already).filter(|_| unable.is_none());
+    let Some(keeper) = keeper else {
+        let pane = PaneRef { socket: socket.clone(), pane: started.pane, keeper_pid: started.keeper_pid, incarnation: inc };
+        ending::save_screen(host, pane, &exits).await;
+        let _ = host.terminal.kill(socket).await;
+        return Err(other(unable.unwrap_or_else(|| "the session ended at once".into())));
+    };
     let record = SessionRecord {
         v: 1,
         identity: identity.clone(),
@@ -178,9 +191,4 @@ fn roster(host: &Host, me: &Identity) -> Vec<Known> {
             description: crate::store::profile_file::load(&place.folder).map(|l| l.profile.description).unwrap_or_default(),
         })
         .collect()
-}
-
-fn early_end(dir: &Path, inc: Incarnation) -> String {
-    let said = ExitRecord::read(&dir.join("exits"), inc).and_then(|r| r.error);
-    said.unwrap_or_else(|| "the session ended at once".into())
 }

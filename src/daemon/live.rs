@@ -1,18 +1,19 @@
 //! A live session as the daemon holds it: how to reach it, and what watches it.
 
 use super::actor::Inbox;
+use super::ending;
 use super::host::Host;
 use crate::core::peer::event::{DeathCause, Event};
 use crate::core::runtime::Definition;
-use crate::keeper::record::ExitRecord;
+use crate::keeper::record::{Child, ExitRecord};
 use crate::ports::terminal::PaneRef;
 use crate::runtime::transcript::{self, Said};
 use crate::store::peer_state::SessionRecord;
-use crate::sys::{process, wait};
+use crate::sys::{clock, process, wait};
 use crate::tmux::watch::{Tail, Watching};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -30,6 +31,8 @@ pub struct Live {
     output_pending: Arc<AtomicBool>,
     transcript_pending: Arc<AtomicBool>,
     death: AbortHandle,
+    /// Long-lived children of the agent, noted when its end was ordered.
+    pub children: Arc<Mutex<Vec<Child>>>,
 }
 
 impl Drop for Live {
@@ -54,6 +57,7 @@ impl Live {
             output_pending: Arc::default(),
             transcript_pending: Arc::default(),
             death,
+            children: Arc::default(),
         };
         if definition.transcript.is_some() {
             live.watch_transcript(host);
@@ -145,9 +149,19 @@ async fn watch_death(record: SessionRecord, exits: PathBuf, inbox: mpsc::WeakSen
     }
 }
 
+/// How old a session became, by its keeper's record, else by now.
+pub fn age_ms(host: &Host, record: &SessionRecord, exits: &Path) -> u64 {
+    let told = ExitRecord::read(exits, record.incarnation).and_then(|r| ending::between_ms(&record.woke_at, &r.at));
+    let by_now = if record.boot_id == host.boot_id { host.clock.boot_ms().saturating_sub(record.woke_ms) } else { 0 };
+    told.unwrap_or(by_now)
+}
+
 /// Why a session whose keeper is gone ended. When tmux went first, that is the cause: the keeper's record
 /// then only tells how it ended the agent.
 pub fn cause_of(record: &SessionRecord, exits: &Path) -> DeathCause {
+    if record.boot_id != clock::boot_id() {
+        return DeathCause::HostReboot;
+    }
     if !process::is_alive(&record.server) {
         return DeathCause::TmuxLost;
     }

@@ -9,6 +9,7 @@ pub mod acts;
 pub mod by_hand;
 pub mod capacity;
 pub mod control;
+pub mod ending;
 pub mod flow;
 pub mod hearing;
 pub mod host;
@@ -27,6 +28,7 @@ pub mod schedule_desk;
 pub mod schedules;
 pub mod state_file;
 pub mod store_thread;
+pub mod strays;
 pub mod upkeep;
 pub mod watcher;
 
@@ -260,6 +262,7 @@ async fn adopt_all(host: &Arc<Host>) {
     }
     identities.sort();
     identities.dedup();
+    strays::sweep(host).await;
     let handles: Vec<_> = identities.iter().map(|i| host.handle(i)).collect();
     for handle in handles {
         handle.wait_until(Duration::from_secs(30), |s| s.restored || s.last_failure.is_some()).await;

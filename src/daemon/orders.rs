@@ -4,7 +4,7 @@ use super::actor::{Inbox, PeerHandle, Snapshot};
 use super::by_hand::Touch;
 use super::host::{Host, runtimes_in};
 use super::logs::Line;
-use super::{accept, router};
+use super::{accept, ending, router};
 use crate::api::shapes::{AttachView, PeerCounts, PeerView, PresenceView, QueueView, ScreenView, StatusView};
 use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Party};
@@ -253,10 +253,10 @@ pub async fn screen(host: &Arc<Host>, handle: &PeerHandle) -> Result<ScreenView,
         let captured = host.terminal.look(pane).await.map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
         return Ok(ScreenView { identity: handle.identity.clone(), text: Screen::parse(&captured.screen).text(), live: true });
     }
-    let saved = host.root.peer_state(&handle.identity).join("last-screen.txt");
-    match crate::store::disk::read_own(&saved, 16 * 1024 * 1024) {
-        Ok(bytes) => Ok(ScreenView { identity: handle.identity.clone(), text: String::from_utf8_lossy(&bytes).into_owned(), live: false }),
-        Err(_) => Err(Fault::new(Code::Conflict, format!("{} has no terminal and left no screen", handle.identity))
+    let saved = ending::last_screen(&host.root.peer_state(&handle.identity).join("exits"));
+    match saved.map(|path| crate::store::disk::read_own(&path, 16 * 1024 * 1024)) {
+        Some(Ok(bytes)) => Ok(ScreenView { identity: handle.identity.clone(), text: String::from_utf8_lossy(&bytes).into_owned(), live: false }),
+        _ => Err(Fault::new(Code::Conflict, format!("{} has no terminal and left no screen", handle.identity))
             .hint(format!("`iapeer start {}` starts it", handle.identity))),
     }
 }
@@ -285,7 +285,7 @@ pub async fn end_all(host: &Arc<Host>) {
         handle.event(Event::Rest).await;
     }
     for handle in &handles {
-        let limit = Duration::from_secs(host.settings.term_grace_secs * 2 + 15);
+        let limit = Duration::from_secs(host.settings.term_grace_secs * 2 + 25);
         if handle.wait_until(limit, |s| s.session.is_none() && s.at_rest).await.is_none() {
             tracing::error!(identity = %handle.identity, "a session does not end");
         }

@@ -1,6 +1,6 @@
 //! What the disk and the processes say of one identity when its actor starts: adopt, or find the loss.
 
-use super::acts;
+use super::ending;
 use super::host::Host;
 use super::ledger::view_of;
 use super::live;
@@ -8,7 +8,7 @@ use super::logs::Line;
 use crate::core::message::MessageId;
 use crate::core::names::{Identity, Party};
 use crate::core::peer::event::{Adopted, DeathCause, HookFact, Restored};
-use crate::keeper::record::StartRecord;
+use crate::keeper::record::{ExitRecord, StartRecord};
 use crate::runtime::hooks::{self, Heard};
 use crate::store::mailbox::{Scan, read_record};
 use crate::store::peer_state::{PeerState, SeenMarkers, SessionRecord};
@@ -122,13 +122,17 @@ async fn sort_session(host: &Arc<Host>, identity: &Identity, record: SessionReco
         found.restored.adopted = Some(Adopted { inc, ready: record.ready, seed_due: record.seed_due, since: record.woke_ms, asked: record.asked.clone() });
     } else if process::is_alive(&record.keeper) {
         // tmux is gone; its keeper ends the agent by itself, and that is waited for before anything else.
-        acts::end_processes(&record, &exits, host.settings.term_grace_secs).await.unwrap_or_else(|error| {
+        ending::end_processes(&record, &exits, host.settings.term_grace_secs).await.unwrap_or_else(|error| {
             tracing::error!(%identity, %error, "what is left of a lost session does not end");
         });
         found.restored.lost = Some((inc, DeathCause::TmuxLost));
     } else {
-        found.restored.lost = Some((inc, live::cause_of(&record, &exits)));
+        let cause = live::cause_of(&record, &exits);
+        // A keeper that was told to end while tmux stood was told so by an order.
+        found.restored.lost_to_order = cause != DeathCause::TmuxLost && ExitRecord::read(&exits, inc).is_some_and(|r| r.asked);
+        found.restored.lost = Some((inc, cause));
     }
+    found.restored.lost_age_ms = live::age_ms(host, &record, &exits);
     found.session = Some(record);
 }
 
@@ -145,7 +149,7 @@ pub fn stray_keeper(peer_state: &Path) -> Option<StartRecord> {
 pub async fn end_stray(host: &Arc<Host>, identity: &Identity) -> Result<(), String> {
     let dir = host.root.peer_state(identity);
     let Some(started) = stray_keeper(&dir) else { return Ok(()) };
-    let ended = acts::end_keeper(&started.keeper, started.agent.as_ref(), host.settings.term_grace_secs).await;
+    let ended = ending::end_keeper(&started.keeper, started.agent.as_ref(), host.settings.term_grace_secs).await;
     let _ = host.terminal.kill(host.root.tmux_socket(identity)).await;
     let outcome = ended.clone().err().unwrap_or_else(|| "gone".into());
     let line = Line::new("stray-ended").with("identity", identity).with("inc", started.incarnation).with("keeper", started.keeper.pid);

@@ -10,6 +10,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "the keeper is its own small program: it starts, waits for and ends one agent")]
 
+mod oom;
 pub mod record;
 
 use crate::sys::{clock, process, spawn};
@@ -17,7 +18,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use record::{ExitRecord, LaunchFile, PROTOCOL, StartRecord};
+use oom::Counter;
+use record::{Child, ExitRecord, LaunchFile, PROTOCOL, StartRecord};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -47,7 +49,7 @@ pub fn run(launch_file: &Path) -> io::Result<i32> {
         protocol: PROTOCOL,
         identity: launch.identity.clone(),
         incarnation: launch.incarnation,
-        keeper: me,
+        keeper: me.clone(),
         agent: None,
         at: now(),
         boot_id: clock::boot_id(),
@@ -68,6 +70,9 @@ pub fn run(launch_file: &Path) -> io::Result<i32> {
                 system_ms: 0,
                 max_rss_kib: 0,
                 left_over: 0,
+                asked: false,
+                oom: false,
+                children: Vec::new(),
             }
             .write(&launch.exits)?;
             return Err(io::Error::new(error.kind(), text));
@@ -78,9 +83,14 @@ pub fn run(launch_file: &Path) -> io::Result<i32> {
     start.write(&launch.exits)?;
 
     let grace = Duration::from_secs(launch.term_grace_secs);
-    let ended = wait_for_agent(agent, grace, &mut wakeups)?;
-    let left_over = end_the_rest(grace, &mut wakeups);
-    ExitRecord::of(launch.incarnation, ended, now(), left_over).write(&launch.exits)?;
+    let killed_for_memory = Counter::of_this_process();
+    let watch = Watch { grace, children: Vec::new(), killed_by_us: false };
+    let (ended, mut watch) = wait_for_agent(agent, watch, &mut wakeups)?;
+    let asked = wakeups.end_asked();
+    let oom = ended == Ended::Signal(Signal::SIGKILL as i32) && !watch.killed_by_us && killed_for_memory.is_some_and(|c| c.has_risen(me.pid));
+    let left_over = end_the_rest(&mut watch, &mut wakeups);
+    let record = ExitRecord { asked, oom, children: watch.children, ..ExitRecord::of(launch.incarnation, ended, now(), left_over) };
+    record.write(&launch.exits)?;
     Ok(match ended {
         Ended::Code(code) => code,
         Ended::Signal(number) => 128 + number,
@@ -138,14 +148,22 @@ impl Wakeups {
     }
 }
 
+/// What is known of the agent's end while it is waited for.
+struct Watch {
+    grace: Duration,
+    children: Vec<Child>,
+    killed_by_us: bool,
+}
+
 /// Waits for the agent; on TERM or HUP ends its group, gently first.
-fn wait_for_agent(agent: Pid, grace: Duration, wakeups: &mut Wakeups) -> io::Result<Ended> {
+fn wait_for_agent(agent: Pid, mut watch: Watch, wakeups: &mut Wakeups) -> io::Result<(Ended, Watch)> {
+    let grace = watch.grace;
     let mut kill_at: Option<Instant> = None;
     loop {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
-                Ok(WaitStatus::Exited(pid, code)) if pid == agent => return Ok(Ended::Code(code)),
-                Ok(WaitStatus::Signaled(pid, number, _)) if pid == agent => return Ok(Ended::Signal(number as i32)),
+                Ok(WaitStatus::Exited(pid, code)) if pid == agent => return Ok((Ended::Code(code), watch)),
+                Ok(WaitStatus::Signaled(pid, number, _)) if pid == agent => return Ok((Ended::Signal(number as i32), watch)),
                 Ok(WaitStatus::Stopped(pid, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU)) if pid == agent => go_on(agent),
                 // An adopted orphan of the agent, or a stop that a debugger made.
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => break,
@@ -155,12 +173,15 @@ fn wait_for_agent(agent: Pid, grace: Duration, wakeups: &mut Wakeups) -> io::Res
         }
         if wakeups.end_asked() && kill_at.is_none() {
             kill_at = Some(Instant::now() + grace);
+            let children: Vec<i32> = living(std::process::id() as i32).into_iter().filter(|pid| *pid != agent.as_raw()).collect();
+            watch.children = Child::long_lived(&children);
             let _ = killpg(agent, Signal::SIGTERM);
             // A stopped group would never see it.
             let _ = killpg(agent, Signal::SIGCONT);
         }
         let left = kill_at.map(|at| at.saturating_duration_since(Instant::now()));
         if left.is_some_and(|l| l.is_zero()) {
+            watch.killed_by_us = true;
             let _ = killpg(agent, Signal::SIGKILL);
             let _ = kill(agent, Signal::SIGKILL);
             kill_at = Some(Instant::now() + VANISH);
@@ -176,12 +197,14 @@ fn go_on(agent: Pid) {
 }
 
 /// Ends everything that the agent left below us. Returns how many processes that were.
-fn end_the_rest(grace: Duration, wakeups: &mut Wakeups) -> usize {
+fn end_the_rest(watch: &mut Watch, wakeups: &mut Wakeups) -> usize {
+    let grace = watch.grace;
     let me = std::process::id() as i32;
     let rest = living(me);
     if rest.is_empty() {
         return 0;
     }
+    Child::add(&mut watch.children, Child::long_lived(&rest));
     let began = Instant::now();
     let mut gentle = true;
     signal_all(&rest, Signal::SIGTERM);

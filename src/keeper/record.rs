@@ -5,6 +5,7 @@ use crate::core::message::ProcessRef;
 use crate::core::names::{Identity, Incarnation};
 use crate::core::peer::event::DeathCause;
 use crate::store::disk::{OsDisk, read_own, replace};
+use crate::sys::process;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -95,6 +96,43 @@ pub struct ExitRecord {
     pub max_rss_kib: u64,
     /// Processes that outlived the agent and were ended.
     pub left_over: usize,
+    /// The keeper was told to end the session, by the daemon or because its terminal was gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asked: bool,
+    /// The kernel killed the agent for want of memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub oom: bool,
+    /// What the agent had started long ago and what ended with it (a development server).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<Child>,
+}
+
+/// A process of the agent that ended with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Child {
+    pub pid: i32,
+    pub name: String,
+    pub age_secs: u64,
+}
+
+/// A child that has run for so long is no tool of the turn: its end is told.
+const LONG_LIVED_SECS: u64 = 60;
+
+impl Child {
+    /// Those of these processes that have run for long. What bears our own name is left out: the bridges
+    /// and hooks that an agent runs are ours.
+    pub fn long_lived(pids: &[i32]) -> Vec<Child> {
+        let own = process::name(std::process::id() as i32);
+        let found = pids.iter().filter_map(|pid| process::reference(*pid));
+        let child = |p: ProcessRef| Child { pid: p.pid, name: process::name(p.pid), age_secs: process::age_secs(&p) };
+        found.map(child).filter(|c| c.age_secs >= LONG_LIVED_SECS && c.name != own).collect()
+    }
+
+    /// Adds to a list what is not in it.
+    pub fn add(list: &mut Vec<Child>, more: Vec<Child>) {
+        let fresh: Vec<Child> = more.into_iter().filter(|c| list.iter().all(|known| known.pid != c.pid)).collect();
+        list.extend(fresh);
+    }
 }
 
 impl ExitRecord {
@@ -116,6 +154,9 @@ impl ExitRecord {
             system_ms: usage.map_or(0, |u| ms(u.system_time())),
             max_rss_kib: usage.map_or(0, |u| u.max_rss() as u64),
             left_over,
+            asked: false,
+            oom: false,
+            children: Vec::new(),
         }
     }
     pub fn path(exits: &Path, inc: Incarnation) -> PathBuf {
@@ -129,6 +170,7 @@ impl ExitRecord {
     }
     pub fn cause(&self) -> DeathCause {
         match (self.code, self.signal) {
+            _ if self.oom => DeathCause::Oom,
             (Some(code), _) => DeathCause::Exit(code),
             (_, Some(signal)) => DeathCause::Signal(signal),
             _ => DeathCause::Unknown,
@@ -142,4 +184,28 @@ fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&read_own(path, 1024 * 1024).ok()?).ok()
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_run_for_long_is_named_once_and_what_has_not_is_not() {
+        let mut named = Child::long_lived(&[1, std::process::id() as i32]);
+        assert_eq!(named.iter().map(|c| c.pid).collect::<Vec<_>>(), [1], "the first process is as old as the host");
+        let again = named.clone();
+        Child::add(&mut named, again);
+        assert_eq!(named.len(), 1);
+    }
+
+    #[test]
+    fn a_record_of_an_older_keeper_is_read_and_oom_goes_before_its_signal() {
+        let old = r#"{"protocol":1,"incarnation":3,"signal":9,"at":"","user_ms":1,"system_ms":1,"max_rss_kib":1,"left_over":0}"#;
+        let record: ExitRecord = serde_json::from_str(old).unwrap();
+        assert_eq!((record.cause(), record.asked), (DeathCause::Signal(9), false));
+        assert_eq!(serde_json::to_string(&record).unwrap(), old, "and nothing new is written where there is nothing to say");
+        assert_eq!(ExitRecord { oom: true, ..record }.cause(), DeathCause::Oom);
+    }
 }

@@ -111,6 +111,8 @@ pub trait Terminal: Send + Sync {
     fn key(&self, pane: PaneRef, guard: Guard, key: KeyName) -> Later<'_, Result<Acted, TerminalError>>;
     /// Forgets the paste of a message, so that it may be pasted again.
     fn unmark(&self, pane: PaneRef, id: MessageId) -> Later<'_, Result<(), TerminalError>>;
+    /// The process that holds the terminals on a socket; `None`: nobody does any more.
+    fn server(&self, socket: PathBuf) -> Later<'_, Result<Option<ProcessRef>, TerminalError>>;
     /// Ends the terminal holder of one session.
     fn kill(&self, socket: PathBuf) -> Later<'_, Result<(), TerminalError>>;
 }

@@ -8,6 +8,7 @@
 
 pub mod alarm;
 pub mod clock;
+pub mod marks;
 pub mod notify;
 pub mod process;
 pub mod spawn;

@@ -69,14 +69,58 @@ pub fn is_alive(process: &ProcessRef) -> bool {
 
 /// Signals the very process, never a successor with its pid. `Ok(false)`: it is gone.
 pub fn signal(process: &ProcessRef, signal: Signal) -> nix::Result<bool> {
-    if !is_alive(process) {
-        return Ok(false);
-    }
-    match kill(Pid::from_raw(process.pid), signal) {
+    signal_if(process.pid, signal, || is_alive(process))
+}
+
+/// Opens the process, asks whether it still is the one that is meant, and signals what was opened: between
+/// the question and the signal the pid may get another owner, the descriptor cannot.
+#[cfg(target_os = "linux")]
+pub(super) fn signal_if(pid: i32, number: Signal, still: impl Fn() -> bool) -> nix::Result<bool> {
+    use nix::errno::Errno;
+    use rustix::process::{Pid as RawPid, PidfdFlags, Signal as RawSignal, pidfd_open, pidfd_send_signal};
+    let (Some(raw), Some(named)) = (RawPid::from_raw(pid), RawSignal::from_named_raw(number as i32)) else { return Err(Errno::EINVAL) };
+    let sent = match pidfd_open(raw, PidfdFlags::empty()) {
+        Ok(_) if !still() => return Ok(false),
+        Ok(opened) => pidfd_send_signal(opened, named).map_err(|e| Errno::from_raw(e.raw_os_error())),
+        Err(e) if e.raw_os_error() != Errno::ENOSYS as i32 => Err(Errno::from_raw(e.raw_os_error())),
+        // A kernel older than 5.3.
+        Err(_) => return plain_signal(pid, number, still),
+    };
+    gone_is_no_error(sent)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn signal_if(pid: i32, number: Signal, still: impl Fn() -> bool) -> nix::Result<bool> {
+    plain_signal(pid, number, still)
+}
+
+fn plain_signal(pid: i32, number: Signal, still: impl Fn() -> bool) -> nix::Result<bool> {
+    if still() { gone_is_no_error(kill(Pid::from_raw(pid), number)) } else { Ok(false) }
+}
+
+fn gone_is_no_error(sent: nix::Result<()>) -> nix::Result<bool> {
+    match sent {
         Ok(()) => Ok(true),
         Err(nix::errno::Errno::ESRCH) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// The name of a process as the kernel keeps it; never its arguments, which may hold a secret.
+pub fn name(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).map(|n| n.trim().to_string()).unwrap_or_default()
+}
+
+/// How long a process has been running, in seconds.
+#[cfg(target_os = "linux")]
+pub fn age_secs(process: &ProcessRef) -> u64 {
+    let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100).max(1) as u64;
+    (super::clock::boot_ms() / 1000).saturating_sub(process.start / ticks)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn age_secs(process: &ProcessRef) -> u64 {
+    (chrono::Utc::now().timestamp() as u64).saturating_sub(process.start)
 }
 
 /// The chain of parents, nearest first, ending at a process without a parent.
@@ -95,23 +139,40 @@ pub fn ancestors(pid: i32) -> Vec<ProcessRef> {
 
 /// All processes below `root`, found by their parents.
 pub fn descendants(root: i32) -> Vec<i32> {
-    let mut children: std::collections::HashMap<i32, Vec<i32>> = std::collections::HashMap::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) {
-            if let Some(s) = stat(pid) {
-                children.entry(s.parent).or_default().push(pid);
-            }
+    let mut below: std::collections::HashMap<i32, Vec<i32>> = std::collections::HashMap::new();
+    for pid in all() {
+        if let Some(s) = stat(pid) {
+            below.entry(s.parent).or_default().push(pid);
         }
     }
     let mut found = Vec::new();
     let mut todo = vec![root];
     while let Some(pid) = todo.pop() {
-        for child in children.get(&pid).into_iter().flatten() {
+        for child in below.get(&pid).into_iter().flatten() {
             found.push(*child);
             todo.push(*child);
         }
     }
     found
+}
+
+/// The living children of a process.
+pub fn children(parent: i32) -> Vec<i32> {
+    all().into_iter().filter(|pid| stat(*pid).is_some_and(|s| s.parent == parent && s.state != 'Z')).collect()
+}
+
+/// Every pid there is; none where there is no /proc.
+pub(super) fn all() -> Vec<i32> {
+    std::fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The launch file of a keeper, from its arguments; `None`: the process is no keeper.
+pub fn keeps(pid: i32) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStrExt;
+    let line = read_proc(pid, "cmdline").ok()?;
+    let mut words = line.split(|b| *b == 0).skip(1);
+    let launch_file = words.next().filter(|w| *w == b"keep").and(words.next())?;
+    Some(PathBuf::from(std::ffi::OsStr::from_bytes(launch_file)))
 }
 
 /// A descriptor that becomes readable when the process ends.
@@ -152,6 +213,15 @@ mod tests {
     fn a_reused_pid_is_not_the_process() {
         let me = reference(std::process::id() as i32).unwrap();
         assert!(is_alive(&me));
-        assert!(!is_alive(&ProcessRef { start: me.start + 1, ..me }));
+        let another = ProcessRef { start: me.start + 1, ..me };
+        assert!(!is_alive(&another));
+        assert_eq!(signal(&another, Signal::SIGKILL), Ok(false), "we still run");
+    }
+
+    #[test]
+    fn the_age_of_a_process_is_small_and_never_negative() {
+        let me = reference(std::process::id() as i32).unwrap();
+        assert!(age_secs(&me) < 24 * 3600, "{}", age_secs(&me));
+        assert_eq!(age_secs(&ProcessRef { start: u64::MAX, ..me }), 0);
     }
 }

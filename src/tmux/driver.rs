@@ -154,6 +154,9 @@ impl Terminal for Driver {
     fn unmark(&self, pane: PaneRef, id: MessageId) -> Later<'_, Result<(), TerminalError>> {
         Box::pin(async move { self.run(&pane.socket, &argv::unmark(&pane, &id), None).await.map(drop) })
     }
+    fn server(&self, socket: PathBuf) -> Later<'_, Result<Option<ProcessRef>, TerminalError>> {
+        Box::pin(async move { Ok(direct::server_of(&socket).await?.and_then(process::reference)) })
+    }
     fn kill(&self, socket: PathBuf) -> Later<'_, Result<(), TerminalError>> {
         Box::pin(async move { self.kill_server(&socket).await })
     }

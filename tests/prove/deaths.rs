@@ -1,5 +1,5 @@
 //! Each process of a session is killed in turn, under traffic: the death is found and named, the mail is
-//! kept, and there are never two agents for one peer.
+//! kept, and there are never two agents for one peer. Last the daemon itself: no session notices.
 
 use crate::api::Api;
 use crate::harness::{Host, tmux};
@@ -16,6 +16,8 @@ use std::time::Duration;
 /// What is killed, and the cause that the lifecycle log must give; `None`: nobody may have died.
 const VICTIMS: [(&str, Option<&str>); 5] =
     [("server", Some("tmux-lost")), ("keeper", Some("unknown")), ("agent", Some("signal-9")), ("child", None), ("client", None)];
+/// The peer that lives through the kills of the daemon.
+const DAEMON: &str = "survivor";
 /// Messages around each kill.
 const TRAFFIC: usize = 3;
 
@@ -25,8 +27,8 @@ pub fn run(plan: &Plan) -> Verdict {
     // The test profile: random kills are no crash loop here, and each back-off is the first.
     host.env.insert("IAPEER_CRASHLOOP_MAX".into(), "1000000".into());
     host.env.insert("IAPEER_CRASHLOOP_WINDOW_SECS".into(), "1".into());
-    let names: Vec<String> = VICTIMS.iter().map(|(name, _)| name.to_string()).collect();
-    let host = tally::warm(host, &names);
+    let names: Vec<String> = VICTIMS.iter().map(|(name, _)| *name).chain([DAEMON]).map(String::from).collect();
+    let mut host = tally::warm(host, &names);
     let (over, faults, sent) = (AtomicBool::new(false), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| watch_for_two(&host, &names, &over));
@@ -49,7 +51,10 @@ pub fn run(plan: &Plan) -> Verdict {
         over.store(true, Ordering::SeqCst);
         faults.lock().unwrap().extend(watch.join().unwrap());
     });
-    let (sent, mut faults) = (sent.into_inner().unwrap(), faults.into_inner().unwrap());
+    let (mut sent, mut faults) = (sent.into_inner().unwrap(), faults.into_inner().unwrap());
+    let (ids, failed) = kill_the_daemon(&mut host, rounds, plan.random(899));
+    sent.extend(ids);
+    faults.extend(failed);
     let copies = tally::copies(&host, &names);
     faults.extend(sent.iter().filter(|id| !copies.contains_key(*id)).map(|id| format!("lost: {id}")));
     faults.extend(tally::unmarked_copies(&host, &names));
@@ -63,10 +68,41 @@ pub fn run(plan: &Plan) -> Verdict {
             faults.push(format!("{victim}: {want} deaths wanted, {} found, {right} with cause {cause:?}", deaths.len()));
             faults.extend(deaths.iter().filter(|l| cause.is_none_or(|c| !l.contains(&format!(" cause={c} ")))).map(|l| l.to_string()));
         }
-        found.push(format!("{victim} {right}/{want}"));
+        found.push(if cause.is_some() { format!("{victim} {right}/{want}") } else { format!("{victim} {rounds} survived") });
     }
+    found.push(format!("daemon {rounds} survived"));
     let again = copies.values().map(|n| n - 1).sum::<usize>();
     Verdict::new(format!("{rounds} kills each; deaths named right: {}; {} messages, {again} marked redeliveries", found.join(", "), sent.len()), faults)
+}
+
+/// The daemon, in the middle of deliveries, with all sessions live: the next one goes on with the very same.
+fn kill_the_daemon(host: &mut Host, rounds: usize, mut random: Random) -> (Vec<String>, Vec<String>) {
+    let identity = format!("echo-{DAEMON}");
+    let keeper = host.session(&identity).unwrap()["keeper"].clone();
+    let mut sent: Vec<String> = Vec::new();
+    for round in 0..rounds {
+        for n in 0..TRAFFIC {
+            let told = host.run(&["send", DAEMON, &format!("work: 20ms\nmessage {round}.{n}"), "--json"]).ok().json();
+            sent.push(told["id"].as_str().unwrap().into());
+        }
+        random.pause(Duration::from_millis(150));
+        host.kill_daemon();
+        host.start();
+    }
+    let all_there = |host: &Host| {
+        let copies = tally::copies(host, &[DAEMON.to_string()]);
+        sent.iter().all(|id| copies.contains_key(id))
+    };
+    host.until("the mail of all daemons arrives", || all_there(host));
+    let mut faults = Vec::new();
+    if host.session(&identity).is_none_or(|s| s["keeper"] != keeper) {
+        faults.push("a kill of the daemon cost a session".into());
+    }
+    let agents = proc::agents(&tally::folder(host, DAEMON));
+    faults.extend((agents.len() != 1).then(|| format!("agents after the kills of the daemon: {agents:?}")));
+    let log = host.lifecycle();
+    faults.extend(log.lines().filter(|l| l.contains("ev=death") && l.contains(&identity)).map(String::from));
+    (sent, faults)
 }
 
 /// One peer and what is killed of it.

@@ -6,8 +6,10 @@ use iapeer::core::message::Hold;
 use iapeer::daemon::logs::LIFECYCLE_EVENTS;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The event of `delivery.log`; all others belong to `lifecycle.log`.
+/// The event of `delivery.log`; all others but the next belong to `lifecycle.log`.
 const DELIVERY: &str = "delivery";
+/// The event of `exits.log`.
+const EXIT: &str = "exit";
 
 fn page(name: &str) -> String {
     let path = format!("{}/docs/{name}", env!("CARGO_MANIFEST_DIR"));
@@ -66,10 +68,10 @@ fn the_lifecycle_events_are_documented_and_no_other() {
 #[test]
 fn the_code_writes_no_event_outside_the_closed_list() {
     let found = events_in_source();
-    for event in ["wake", "notice", "daemon-start", "held", "death", DELIVERY] {
+    for event in ["wake", "notice", "daemon-start", "held", "death", DELIVERY, EXIT] {
         assert!(found.contains_key(event), "the search misses {event}: {found:?}");
     }
-    let strange: Vec<_> = found.keys().filter(|e| *e != DELIVERY && !LIFECYCLE_EVENTS.contains(&e.as_str())).collect();
+    let strange: Vec<_> = found.keys().filter(|e| *e != DELIVERY && *e != EXIT && !LIFECYCLE_EVENTS.contains(&e.as_str())).collect();
     assert!(strange.is_empty(), "not in LIFECYCLE_EVENTS: {strange:?}");
     // Orders name their event at run time.
     let verb = regex::Regex::new(r#"Effect::Order \{ verb: "([a-z-]+)""#).unwrap();
@@ -84,7 +86,9 @@ fn the_code_writes_no_event_outside_the_closed_list() {
 fn every_field_that_the_code_writes_is_documented_with_its_event() {
     let page = page("logs.md");
     let mut told: BTreeMap<String, String> = table(&page, "| ev | fields |").into_iter().map(|r| (r[0].clone(), r[1].clone())).collect();
-    told.insert(DELIVERY.into(), table(&page, "| field | meaning |").into_iter().map(|r| r[0].clone()).collect::<Vec<_>>().join(" "));
+    for (event, heading) in [(DELIVERY, "| field | meaning |"), (EXIT, "| of `exit` | meaning |")] {
+        told.insert(event.into(), table(&page, heading).into_iter().map(|r| r[0].clone()).collect::<Vec<_>>().join(" "));
+    }
     for (event, fields) in events_in_source() {
         let documented = told.get(&event).unwrap_or_else(|| panic!("{event} is not documented"));
         for field in fields.iter().filter(|f| *f != "identity") {

@@ -87,6 +87,38 @@ impl Host {
         host
     }
 
+    /// Another runtime for this host: the definition of `echo` with another name and program (a list of YAML).
+    pub fn define(&self, name: &str, argv: &str) {
+        let definition = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/runtimes/echo.yaml")).unwrap();
+        let program = "argv: [\"{iapeer}\", echo-agent]";
+        assert!(definition.contains(program), "the definition of echo has changed its form");
+        let bent = definition.replace("id: echo", &format!("id: {name}")).replace(program, &format!("argv: {argv}"));
+        std::fs::create_dir_all(self.root().join("runtimes")).unwrap();
+        std::fs::set_permissions(self.root(), std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::fs::write(self.root().join(format!("runtimes/{name}.yaml")), bent).unwrap();
+    }
+
+    /// A host with a running daemon, where the program of peer `a` ends at once with code 1.
+    pub fn with_a_dud() -> Host {
+        let mut host = Host::new();
+        host.define("dud", "[\"false\"]");
+        host.run(&["create", "a", "--runtime", "dud"]).ok();
+        host.start();
+        host
+    }
+
+    /// Names of the tmux sockets that lie in this host's directory of sockets.
+    pub fn sockets(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.root().join("run")).into_iter().flatten().flatten();
+        names.filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.starts_with("tmux-iap-")).collect()
+    }
+
+    /// The lines of `exits.log` about one identity.
+    pub fn exits(&self, identity: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.root().join("logs/exits.log")).unwrap_or_default();
+        log.lines().filter(|l| l.contains(&format!(" identity={identity} "))).map(String::from).collect()
+    }
+
     /// A message as the daemon knows it.
     pub fn message(&self, id: &str) -> Value {
         self.run(&["explain", id, "--json"]).ok().json()["message"].clone()
@@ -257,6 +289,10 @@ impl Drop for Host {
             if let Some(socket) = session["socket"].as_str() {
                 let _ = Command::new(tmux()).args(["-S", socket, "kill-server"]).output();
             }
+        }
+        // A daemon that died between the start of a session and its record has left only a socket.
+        for socket in self.sockets() {
+            let _ = Command::new(tmux()).arg("-S").arg(self.root().join("run").join(socket)).arg("kill-server").output();
         }
     }
 }

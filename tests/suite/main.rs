@@ -12,6 +12,7 @@
 mod attach;
 mod by_hand;
 mod control;
+mod deaths;
 mod delivery;
 mod directions;
 mod disk;

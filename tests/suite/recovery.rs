@@ -105,17 +105,13 @@ fn a_submitted_message_that_ends_its_agent_is_not_delivered_again() {
 
 #[test]
 fn a_program_that_ends_at_once_is_started_at_most_crashloop_max_times() {
-    let mut host = Host::new();
-    let definition = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/runtimes/echo.yaml")).unwrap();
-    let broken = definition.replace("id: echo", "id: dud").replace("argv: [\"{iapeer}\", echo-agent]", "argv: [\"false\"]");
-    std::fs::create_dir_all(host.root().join("runtimes")).unwrap();
-    std::fs::set_permissions(host.root(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    std::fs::write(host.root().join("runtimes/dud.yaml"), broken).unwrap();
-    host.run(&["create", "a", "--runtime", "dud"]).ok();
-    host.start();
+    let mut host = Host::with_a_dud();
     host.run(&["send", "a", "hello"]).ok();
     host.until("the loop is stopped", || host.presence("a")["reason"] == "crash-loop");
     assert_eq!(host.lifecycle().matches("ev=wake ").count(), 3, "{}", host.lifecycle());
+    host.until("no terminal is left of it", || host.sockets().is_empty());
+    let exits = host.exits("dud-a");
+    assert_eq!(exits.iter().filter(|l| l.contains(" kind=death cause=exit-1 age=0s")).count(), 3, "{exits:?}");
     host.until("the operator is told", || host.run(&["inbox", "--keep"]).ok().out.contains("died 3 times"));
     // A restart of the daemon does not reset the count.
     host.kill_daemon();
@@ -148,14 +144,7 @@ fn a_lock_that_a_killed_daemon_still_holds_is_waited_for() {
 
 #[test]
 fn a_program_that_ends_at_once_is_told_to_whoever_started_it() {
-    let mut host = Host::new();
-    let definition = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/peers/runtimes/echo.yaml")).unwrap();
-    let broken = definition.replace("id: echo", "id: dud").replace("argv: [\"{iapeer}\", echo-agent]", "argv: [\"false\"]");
-    std::fs::create_dir_all(host.root().join("runtimes")).unwrap();
-    std::fs::set_permissions(host.root(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    std::fs::write(host.root().join("runtimes/dud.yaml"), broken).unwrap();
-    host.run(&["create", "a", "--runtime", "dud"]).ok();
-    host.start();
+    let host = Host::with_a_dud();
     let ran = host.run(&["start", "a", "--json"]);
     assert_eq!(ran.json()["error"]["code"], "wake_failed", "{ran:?}");
     assert!(ran.out.contains("exit-1"), "{ran:?}");

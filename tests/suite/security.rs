@@ -38,14 +38,14 @@ pub fn get(socket: &Path, path: &str) -> String {
 }
 
 /// A host on which the peer `a` runs a program of the test below its keeper.
-struct Agent {
-    host: Host,
+pub struct Agent {
+    pub host: Host,
     dir: PathBuf,
 }
 
 impl Agent {
     /// Peers `a`, whose agent does what [`Agent::does`] says, and these others on `echo`.
-    fn with_peers(others: &[&str]) -> Agent {
+    pub fn with_peers(others: &[&str]) -> Agent {
         let agent = Agent::prepare(others);
         Agent {
             host: {
@@ -57,7 +57,7 @@ impl Agent {
         }
     }
 
-    fn prepare(others: &[&str]) -> Agent {
+    pub fn prepare(others: &[&str]) -> Agent {
         let host = Host::new();
         let dir = host.dir.path().join("tool");
         std::fs::create_dir(&dir).unwrap();
@@ -78,7 +78,7 @@ impl Agent {
 
     /// Has the agent run a shell script; `iapeer` is the program under test. Returns what it printed.
     #[track_caller]
-    fn does(&self, orders: &str) -> String {
+    pub fn does(&self, orders: &str) -> String {
         self.begins(orders);
         self.answer()
     }

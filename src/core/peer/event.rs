@@ -190,6 +190,10 @@ pub struct Restored {
     pub adopted: Option<Adopted>,
     /// A recorded session that is gone: its incarnation and what ended it.
     pub lost: Option<(Incarnation, DeathCause)>,
+    /// How old the lost session became.
+    pub lost_age_ms: Millis,
+    /// It was ended by an order that the daemon did not live to see carried out.
+    pub lost_to_order: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -262,6 +266,8 @@ pub enum DeathCause {
     Signal(i32),
     TmuxLost,
     HostReboot,
+    /// The kernel killed it for want of memory.
+    Oom,
     Unknown,
 }
 
@@ -272,6 +278,7 @@ impl std::fmt::Display for DeathCause {
             DeathCause::Signal(signal) => write!(f, "signal-{signal}"),
             DeathCause::TmuxLost => f.write_str("tmux-lost"),
             DeathCause::HostReboot => f.write_str("host-reboot"),
+            DeathCause::Oom => f.write_str("oom"),
             DeathCause::Unknown => f.write_str("unknown"),
         }
     }

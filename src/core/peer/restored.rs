@@ -31,7 +31,8 @@ impl Peer {
             self.session = Session::Up(Box::new(up));
             fx.push(Effect::Adopted { inc: adopted.inc });
         }
-        let charge_death = restored.lost.as_ref().is_some_and(|(_, cause)| !cause.by_host());
+        let ordered = restored.lost_to_order || self.markers.stopped;
+        let charge_death = !ordered && restored.lost.as_ref().is_some_and(|(_, cause)| !cause.by_host());
         let claimed = restored.claim.as_ref().filter(|(c, _)| !c.released).map(|(c, e)| (c.incarnation, e.id().clone()));
         // The flight comes first: a death that its message caused is no crash loop.
         if let Some((claim, entry)) = restored.claim {
@@ -47,9 +48,11 @@ impl Peer {
         if let Some((inc, cause)) = restored.lost {
             self.session = Session::Dead { inc };
             // A daemon killed while it collected a dead session has counted this death already.
-            if !self.deaths.iter().any(|d| d.incarnation == inc) {
+            if ordered {
+                self.came_to_rest(EndWhy::Stop, fx);
+            } else if !self.deaths.iter().any(|d| d.incarnation == inc) {
                 let claimed = claimed.filter(|(i, _)| *i == inc).map(|(_, id)| id);
-                self.note_death(inc, cause, 0, claimed, now, fx);
+                self.note_death(inc, cause, restored.lost_age_ms, claimed, now, fx);
             }
         }
         if self.frozen() && !self.queue.is_empty() {

@@ -118,6 +118,7 @@ impl Sim {
                 asked: Vec::new(),
             }),
             lost: self.recorded.filter(|_| alive.is_none()).map(|(inc, _)| (inc, cause.unwrap_or(DeathCause::Signal(9)))),
+            ..Restored::default()
         };
         self.down = false;
         self.world.event(Event::Restored(Box::new(restored)));

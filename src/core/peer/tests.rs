@@ -733,6 +733,31 @@ fn a_third_death_while_no_daemon_ran_is_the_messages_and_no_crash_loop() {
 }
 
 #[test]
+fn an_end_that_was_ordered_is_no_death_although_no_daemon_saw_it() {
+    let lost = |markers: Markers, lost_to_order| {
+        let mut w = World::new();
+        let restored = Restored { markers, incarnation: 3, lost: Some((3, DeathCause::Signal(15))), lost_to_order, ..Restored::default() };
+        w.event(Event::Restored(Box::new(restored)));
+        w.peer
+    };
+    let stopped = lost(Markers { stopped: true, ..Markers::default() }, false);
+    assert!(stopped.deaths.is_empty() && stopped.markers.stopped, "{stopped:?}");
+    let asleep = lost(Markers::default(), true);
+    assert!(asleep.deaths.is_empty() && asleep.markers.idle_reaped, "{asleep:?}");
+    assert_eq!(lost(Markers::default(), false).deaths.len(), 1);
+}
+
+#[test]
+fn a_clean_exit_after_a_long_life_is_no_crash_although_no_daemon_saw_it() {
+    let exited = |lost_age_ms| {
+        let mut w = World::new();
+        w.event(Event::Restored(Box::new(Restored { incarnation: 3, lost: Some((3, DeathCause::Exit(0))), lost_age_ms, ..Restored::default() })));
+        w.peer.deaths.len()
+    };
+    assert_eq!((exited(3_600_000), exited(2_000)), (0, 1));
+}
+
+#[test]
 fn a_turn_that_ended_unseen_does_not_hold_the_next_message() {
     let mut w = World::new();
     w.event(Event::Want(WantedBy::FolderLaunch));

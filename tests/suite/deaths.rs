@@ -1,0 +1,272 @@
+//! The end of a session: what is ended with it, what never is, what is kept of it.
+
+use crate::harness::{Host, program, tmux};
+use crate::security::Agent;
+use iapeer::core::message::ProcessRef;
+use iapeer::sys::process;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// A process of this test that no session has anything to do with.
+struct Foreign(Child);
+
+impl Foreign {
+    fn new() -> Foreign {
+        Foreign::with(&[])
+    }
+
+    fn with(env: &[(&str, &str)]) -> Foreign {
+        Foreign(Command::new("sleep").arg("600").envs(env.iter().copied()).stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    fn is_untouched(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    fn pid(&self) -> i32 {
+        self.0.id() as i32
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A process that is nobody's child any more, as whatever outlives its session.
+fn orphan(host: &Host, mark: &str, script: &str) -> ProcessRef {
+    let start = format!("setsid sh -c '{script}' < /dev/null > /dev/null 2>&1 & echo $!");
+    let out = Command::new("sh").args(["-c", &start]).env("IAPEER_SESSION", mark).env("IAPEER_ROOT", host.root()).output().unwrap();
+    process::reference(String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()).unwrap()
+}
+
+fn keeper(host: &Host, identity: &str) -> ProcessRef {
+    serde_json::from_value(host.session(identity).unwrap()["keeper"].clone()).unwrap()
+}
+
+fn signal(process: &ProcessRef, number: Signal) {
+    kill(Pid::from_raw(process.pid), number).unwrap();
+}
+
+/// Where an exit line says that the last screen lies, and what is in it.
+fn screen_of(line: &str) -> String {
+    let path = line.split(" screen=").nth(1).unwrap_or_else(|| panic!("no screen: {line}")).split(' ').next().unwrap();
+    std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+#[test]
+fn what_left_the_process_session_ends_with_the_agent_and_nothing_foreign_does() {
+    let agent = Agent::with_peers(&[]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut strangers = [Foreign::new(), Foreign::with(&[("IAPEER_SESSION", "puppet-a@1"), ("IAPEER_ROOT", elsewhere.path().to_str().unwrap())])];
+    let said = agent.does("setsid sleep 600 > /dev/null 2>&1 & echo $!");
+    let detached = process::reference(said.trim().parse().unwrap()).unwrap();
+    assert!(process::is_alive(&detached));
+    agent.host.run(&["stop", "a"]).ok();
+    agent.host.until("the detached child has ended", || !process::is_alive(&detached));
+    assert!(strangers.iter_mut().all(Foreign::is_untouched));
+    let exits = agent.host.exits("puppet-a");
+    assert_eq!(exits.len(), 1, "{exits:?}");
+    assert!(exits[0].contains(" inc=1 kind=ordered cause=exit-0 "), "it was quit by its own key: {}", exits[0]);
+    assert!(!agent.host.lifecycle().contains("ev=death"));
+}
+
+#[test]
+fn what_a_killed_keeper_leaves_is_ended_before_anything_is_launched() {
+    let mut agent = Agent::prepare(&[]);
+    std::fs::write(agent.host.root().join("config.yaml"), "term_grace_secs: 1\n").unwrap();
+    agent.host.start();
+    // It heeds neither the end of its terminal nor TERM.
+    let said = agent.does("setsid sh -c 'trap \"\" HUP TERM; while :; do sleep 0.1; done' > /dev/null 2>&1 & echo $!");
+    let survivor = process::reference(said.trim().parse().unwrap()).unwrap();
+    signal(&keeper(&agent.host, "puppet-a"), Signal::SIGKILL);
+    agent.does("true");
+    assert!(!process::is_alive(&survivor), "{}", agent.host.evidence());
+    let log = agent.host.lifecycle();
+    let at = |what: &str| log.find(what).unwrap_or_else(|| panic!("no {what}:\n{log}"));
+    assert!(at("ev=death identity=puppet-a inc=1 cause=unknown") < at("ev=stray-ended identity=puppet-a inc=1 processes="));
+    assert!(at("ev=stray-ended") < at("ev=ready identity=puppet-a inc=2"));
+    assert!(log.contains(&format!("{} sh", survivor.pid)), "it is named: {log}");
+}
+
+#[test]
+fn marked_processes_without_a_session_are_ended_when_the_daemon_starts() {
+    let mut host = Host::with_peers(&["a"]);
+    host.deliver("a", "hello");
+    host.kill_daemon();
+    let live = keeper(&host, "echo-a");
+    let child_of_the_live_one = orphan(&host, "echo-a@1", "exec sleep 600");
+    let strays = [orphan(&host, "echo-a@0", "exec sleep 600"), orphan(&host, "echo-gone@3", "exec sleep 600")];
+    host.start();
+    for stray in &strays {
+        host.until("a stray has ended", || !process::is_alive(stray));
+    }
+    assert!(process::is_alive(&live) && process::is_alive(&child_of_the_live_one), "the adopted session keeps what is its own\n{}", host.evidence());
+    assert_eq!(host.lifecycle().matches("ev=stray-ended").count(), 2, "{}", host.lifecycle());
+    host.run(&["stop", "a"]).ok();
+    host.until("its own mark ends with it", || !process::is_alive(&child_of_the_live_one));
+}
+
+#[test]
+fn servers_on_our_sockets_are_ended_unless_they_hold_something_foreign() {
+    let mut host = Host::with_peers(&[]);
+    host.stop_daemon();
+    let run = host.root().join("run");
+    let server = |name: &str, command: &str| {
+        let socket = run.join(name);
+        let made = Command::new(tmux())
+            .args(["-f", "/dev/null", "-S"])
+            .arg(&socket)
+            .args(["start-server", ";", "set-option", "-g", "remain-on-exit", "on", ";", "new-session", "-d", command])
+            .status()
+            .unwrap();
+        assert!(made.success());
+        socket
+    };
+    let answers = |socket: &Path| Command::new(tmux()).arg("-S").arg(socket).arg("list-sessions").output().unwrap().status.success();
+    let (empty, foreign) = (server("tmux-iap-echo-gone.sock", "true"), server("tmux-iap-echo-else.sock", "exec sleep 600"));
+    let pane_is_dead = || Command::new(tmux()).arg("-S").arg(&empty).args(["display-message", "-p", "#{pane_dead}"]).output().unwrap().stdout == b"1\n";
+    host.until("its program has ended", pane_is_dead);
+    let stale = run.join("tmux-iap-echo-stale.sock");
+    drop(UnixListener::bind(&stale).unwrap());
+    host.start();
+    assert!(!empty.exists() && !stale.exists(), "{:?}", host.sockets());
+    assert!(answers(&foreign), "a program that is no keeper of ours is not ended");
+    assert_eq!(host.lifecycle().matches("ev=stray-ended socket=").count(), 1, "{}", host.lifecycle());
+}
+
+#[test]
+fn a_recorded_pid_that_is_somebody_elses_now_signals_nobody() {
+    let mut host = Host::with_peers(&["a"]);
+    host.deliver("a", "hello");
+    host.kill_daemon();
+    let keeper = keeper(&host, "echo-a");
+    host.tmux("echo-a", &["kill-server"]);
+    host.until("the session is over", || !process::is_alive(&keeper));
+    // Every pid on record belongs to another process now, as after a reboot or a long time.
+    let mut others: Vec<Foreign> = (0..3).map(|_| Foreign::new()).collect();
+    let reused = |other: &Foreign| {
+        let now = process::reference(other.pid()).unwrap();
+        json!({"pid": now.pid, "start": now.start - 1})
+    };
+    let rewrite = |path: &Path, names: [(&str, &Foreign); 2]| {
+        let mut record: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        for (name, other) in names {
+            record[name] = reused(other);
+        }
+        std::fs::write(path, record.to_string()).unwrap();
+    };
+    let dir = host.state_dir("echo-a");
+    rewrite(&dir.join("session.json"), [("keeper", &others[0]), ("server", &others[1])]);
+    rewrite(&dir.join("exits/1.start.json"), [("keeper", &others[0]), ("agent", &others[2])]);
+    host.start();
+    host.deliver("a", "again");
+    assert_eq!(host.presence("a")["incarnation"], 2);
+    // The same once more, as a daemon finds it that died before its session was recorded.
+    host.run(&["stop", "a"]).ok();
+    host.kill_daemon();
+    rewrite(&dir.join("exits/2.start.json"), [("keeper", &others[0]), ("agent", &others[2])]);
+    host.start();
+    host.run(&["start", "a"]).ok();
+    assert!(others.iter_mut().all(Foreign::is_untouched), "{}", host.evidence());
+}
+
+#[test]
+fn a_lost_tmux_server_leaves_no_agent_and_is_named() {
+    let host = Host::with_peers(&["a"]);
+    host.deliver("a", "hello");
+    let (server, keeper) = (host.session("echo-a").unwrap()["server"].clone(), keeper(&host, "echo-a"));
+    signal(&serde_json::from_value(server).unwrap(), Signal::SIGKILL);
+    host.until("its end is written down", || !host.exits("echo-a").is_empty());
+    assert!(!process::is_alive(&keeper));
+    let line = &host.exits("echo-a")[0];
+    assert!(line.contains(" inc=1 kind=death cause=tmux-lost "), "{line}");
+    assert!(!line.contains(" screen="), "nobody holds its screen any more: {line}");
+    host.until("its socket is removed", || host.sockets().is_empty());
+    host.deliver("a", "again");
+}
+
+/// A peer whose program knows no quit key and ignores TERM.
+fn with_a_stubborn_peer() -> Host {
+    let mut host = Host::new();
+    let script = host.dir.path().join("stubborn.sh");
+    std::fs::write(&script, format!("#!/bin/sh\ntrap '' TERM\nexec '{}' echo-agent \"$@\"\n", program())).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    host.define("stubborn", &format!("[{:?}]", script.display().to_string()));
+    let path = host.root().join("runtimes/stubborn.yaml");
+    let definition = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, definition.split("  quit_keys:").next().unwrap()).unwrap();
+    std::fs::write(host.root().join("config.yaml"), "term_grace_secs: 1\n").unwrap();
+    host.run(&["create", "a", "--runtime", "stubborn"]).ok();
+    host.start();
+    host.deliver("a", "hello");
+    host
+}
+
+#[test]
+fn a_daemon_that_dies_in_the_middle_of_a_stop_leaves_it_to_the_keeper_and_the_next_one() {
+    for ended_meanwhile in [false, true] {
+        let mut host = with_a_stubborn_peer();
+        let keeper = keeper(&host, "stubborn-a");
+        let mut stop = host.command(&["stop", "a"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        host.until("the stop has begun", || host.lifecycle().contains("ev=stop identity=stubborn-a") && host.state_dir("stubborn-a").join("stopped").exists());
+        host.kill_daemon();
+        stop.wait().unwrap();
+        if ended_meanwhile {
+            // Whether or not the daemon came to say so, the keeper has been told.
+            let _ = process::signal(&keeper, Signal::SIGTERM);
+            host.until("the keeper ends its tree", || !process::is_alive(&keeper));
+        }
+        host.start();
+        host.until("the stop is carried out", || host.session("stubborn-a").is_none());
+        assert!(!process::is_alive(&keeper));
+        assert_eq!(host.presence("a")["state"], "stopped");
+        assert!(!host.lifecycle().contains("ev=death"), "{}", host.lifecycle());
+        let exits = host.exits("stubborn-a");
+        assert!(exits.len() == 1 && exits[0].contains(" kind=ordered cause=signal-9 "), "{exits:?}");
+    }
+}
+
+#[test]
+fn a_draft_is_not_answered_by_a_quit_key() {
+    let host = Host::with_peers(&["a"]);
+    host.deliver("a", "hello");
+    host.type_keys("echo-a", &["-l", "half a thought"]);
+    host.until("the draft stands", || host.screen("a").contains("half a thought"));
+    host.run(&["stop", "a"]).ok();
+    let exits = host.exits("echo-a");
+    assert!(exits[0].contains(" kind=ordered cause=signal-15 "), "the keys were withheld: {exits:?}");
+}
+
+#[test]
+fn a_death_leaves_its_last_screen_and_a_line_that_the_verbs_show() {
+    let host = Host::with_peers(&["a"]);
+    host.deliver("a", "crash: 7");
+    host.until("its end is written down", || !host.exits("echo-a").is_empty());
+    let line = host.exits("echo-a")[0].clone();
+    assert!(line.contains(" inc=1 kind=death cause=exit-7 "), "{line}");
+    // It has cleared its screen itself; a program that is killed does not.
+    screen_of(&line);
+    let shown = host.run(&["logs", "a", "--exits"]).ok().out;
+    assert_eq!(shown.trim(), line);
+    assert!(!host.run(&["logs", "a"]).ok().out.contains("ev=exit"), "told once by default");
+    let explained = host.run(&["explain", "a"]).ok().out;
+    assert!(explained.contains("(session 1): exit-7 after ") && explained.contains("1.screen.txt"), "{explained}");
+    let deaths = host.run(&["explain", "a", "--json"]).ok().json()[0]["deaths"].clone();
+    assert_eq!(deaths[0]["cause"], "exit-7", "{deaths}");
+    host.deliver("a", "say: famous last words");
+    host.until("they are said", || host.screen("a").contains("famous last words"));
+    let start: Value = serde_json::from_slice(&std::fs::read(host.state_dir("echo-a").join("exits/2.start.json")).unwrap()).unwrap();
+    signal(&serde_json::from_value(start["agent"].clone()).unwrap(), Signal::SIGKILL);
+    host.until("the second end is written down", || host.exits("echo-a").len() == 2);
+    let line = host.exits("echo-a")[1].clone();
+    assert!(line.contains(" inc=2 kind=death cause=signal-9 ") && screen_of(&line).contains("famous last words"), "{line}");
+    assert!(host.screen("a").contains("famous last words"), "`screen` shows it while nothing runs");
+}
