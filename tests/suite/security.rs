@@ -27,7 +27,8 @@ pub fn request(socket: &Path, head: &str, body: &str) -> String {
 
 fn exchange(mut stream: UnixStream, head: &str, body: &str) -> String {
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    write!(stream, "{head}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    // Whoever is refused may be answered, and hung up on, before the last byte is sent.
+    let _ = stream.write_all(format!("{head}\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes());
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
