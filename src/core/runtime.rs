@@ -178,6 +178,9 @@ pub struct Input {
     #[serde(default)]
     pub settle_ms: u64,
     pub submit: KeyName,
+    /// The same for what a person typed, a command for instance; left out: the same key.
+    #[serde(default)]
+    pub submit_raw: Option<KeyName>,
     /// Largest text pasted inline, in bytes of the rendered envelope.
     pub max_bytes: usize,
     /// Replacements that keep the composer from acting on a text.
@@ -240,6 +243,8 @@ pub struct Turn {
     pub session_start: Vec<String>,
     pub prompt_submitted: Vec<String>,
     pub turn_end: Vec<String>,
+    /// Turns that ended because the model could not be asked: they answer nothing and end no task.
+    pub turn_failed: Vec<String>,
     pub permission_asked: Vec<String>,
     /// Fields of a turn's end that hold the turn's final text.
     pub final_text: Vec<String>,

@@ -340,7 +340,7 @@ impl Actor {
             Inbox::Heard { inc, heard } => {
                 self.learn(inc, &heard).await;
                 if let Some(fact) = heard.fact {
-                    if matches!(fact, HookFact::TurnEnded) {
+                    if matches!(fact, HookFact::TurnEnded | HookFact::TurnFailed) {
                         // The last records of the turn may prove what no hook told.
                         self.read_transcript(inc).await;
                         self.answered_by_turn(inc, heard.final_text);

@@ -27,6 +27,10 @@ impl Actor {
     pub(super) fn answered_by_turn(&mut self, inc: Incarnation, text: Option<String>) {
         let current = self.peer.up().is_some_and(|up| up.inc == inc);
         let (Some(id), Some(text), true) = (self.last_turn.take(), text, current) else { return };
+        if self.host.ledger.view(&id).is_some_and(|v| v.answer.is_some()) {
+            // A message of that turn has answered it.
+            return;
+        }
         let at = self.host.now_text();
         self.host.ledger.answered(&id, Answer { id: None, by: AnsweredBy::TurnEnd, text }, &at);
         self.host.delivery(

@@ -38,6 +38,8 @@ pub fn interpret(definition: &Definition, event: &str, payload: &Value) -> Heard
         Some(HookFact::PromptSubmitted { ids: envelope::ids_in(&text("prompt").unwrap_or_default()) })
     } else if is(&turn.turn_end) {
         Some(HookFact::TurnEnded)
+    } else if is(&turn.turn_failed) {
+        Some(HookFact::TurnFailed)
     } else if is(&turn.session_start) {
         Some(HookFact::SessionStarted)
     } else if is(&turn.permission_asked) {
@@ -48,4 +50,21 @@ pub fn interpret(definition: &Definition, event: &str, payload: &Value) -> Heard
     let last = turn.final_text.iter().find_map(|name| text(name)).filter(|t| !t.trim().is_empty());
     let final_text = last.filter(|_| fact == Some(HookFact::TurnEnded));
     Heard { fact, session_id: text("session_id"), transcript: text("transcript_path"), final_text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::names::RuntimeName;
+    use crate::runtime::load::Runtimes;
+
+    #[test]
+    fn what_a_program_says_of_a_failed_turn_is_no_final_text() {
+        let runtimes = Runtimes::load(std::path::Path::new("/nonexistent"));
+        let claude = runtimes.get(&"claude".parse::<RuntimeName>().unwrap()).unwrap();
+        let payload = serde_json::json!({"last_assistant_message": "text"});
+        let heard = |event| interpret(&claude, event, &payload);
+        assert_eq!((heard("Stop").fact, heard("Stop").final_text.as_deref()), (Some(HookFact::TurnEnded), Some("text")));
+        assert_eq!((heard("StopFailure").fact, heard("StopFailure").final_text), (Some(HookFact::TurnFailed), None));
+    }
 }

@@ -6,6 +6,7 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
+import { lifecycle } from './lifecycle.mjs'
 
 const [runtime, iapeer] = process.argv.slice(2)
 const work = process.env.SANDBOX_WORK
@@ -19,6 +20,8 @@ const DIALOG_TRIES = Number(process.env.DIALOG_TRIES ?? 4)
 const DRAFT_TRIES = Number(process.env.DRAFT_TRIES ?? 12)
 // Bodies above this many characters arrive complete in the measured versions, but take long to compare.
 const LARGE = 1024 * 1024 - 2048
+// Whole requests are kept below this many characters.
+const SMALL = 512 * 1024
 
 const env = { ...process.env, IAPEER_ROOT: root }
 const results = []
@@ -34,7 +37,11 @@ function ok(ran) {
 }
 
 function sendText(text, ...more) {
-  const args = ['send', 'boris', '--message-file', '-', '--json', ...more]
+  return sendTo('boris', text, ...more)
+}
+
+function sendTo(name, text, ...more) {
+  const args = ['send', name, '--message-file', '-', '--json', ...more]
   const out = spawnSync(iapeer, args, { env, cwd: project, input: text, encoding: 'utf8', maxBuffer: 1 << 26 })
   if (out.status !== 0) throw new Error(`send: exit ${out.status}: ${out.stdout}${out.stderr}`)
   return JSON.parse(out.stdout)
@@ -42,12 +49,12 @@ function sendText(text, ...more) {
 
 const pause = (ms) => new Promise((done) => setTimeout(done, ms))
 
-async function until(what, holds) {
+async function until(what, holds, name = 'boris') {
   const end = Date.now() + PATIENCE_MS
   for (;;) {
     const value = holds()
     if (value) return value
-    if (Date.now() > end) throw new Error(`not within ${PATIENCE_MS / 1000} s: ${what}\n${run('screen', 'boris').out}`)
+    if (Date.now() > end) throw new Error(`not within ${PATIENCE_MS / 1000} s: ${what}\n${run('screen', name).out}`)
     await pause(50)
   }
 }
@@ -64,16 +71,17 @@ function requests() {
   fs.closeSync(file)
   known.rest = Buffer.concat([known.rest, more])
   for (let end = known.rest.indexOf(10); end >= 0; end = known.rest.indexOf(10)) {
-    const { main, new_user } = JSON.parse(known.rest.subarray(0, end).toString('utf8'))
-    known.requests.push({ main, new_user })
+    const line = known.rest.subarray(0, end).toString('utf8')
+    const { main, new_user, compaction } = JSON.parse(line)
+    known.requests.push({ main, new_user, compaction, line: line.length < SMALL ? line : null })
     known.rest = known.rest.subarray(end + 1)
   }
   return known.requests
 }
 
-function presence() {
+function presence(name = 'boris') {
   const peers = JSON.parse(ok(run('list', '--json')).out)
-  return peers.find((p) => p.personality === 'boris').runtimes[0]
+  return peers.find((p) => p.personality === name).runtimes[0]
 }
 
 // The body inside the envelope with this id, as the model saw it; null when no request holds it.
@@ -132,8 +140,10 @@ async function exact(body) {
   return `evidence ${sent.evidence}`
 }
 
-function session() {
-  return JSON.parse(fs.readFileSync(path.join(root, 'state/peers', identity, 'session.json'), 'utf8'))
+const stateOf = (name) => path.join(root, 'state/peers', `${runtime}-${name}`)
+
+function session(name = 'boris') {
+  return JSON.parse(fs.readFileSync(path.join(stateOf(name), 'session.json'), 'utf8'))
 }
 
 // Nobody may have reaped it yet: a zombie has ended.
@@ -142,12 +152,14 @@ function running(pid) {
   return stat !== '' && !/\) [ZX] /.test(stat)
 }
 
-function tmux(...args) {
-  return execFileSync('tmux', ['-u', '-S', session().socket, ...args], { encoding: 'utf8' })
+function tmux(name, ...args) {
+  const { socket, pane } = session(name)
+  return execFileSync('tmux', ['-u', '-S', socket, args[0], '-t', pane, ...args.slice(1)], { encoding: 'utf8' })
 }
 
-const keys = (...words) => tmux('send-keys', '-t', session().pane, ...words)
-const screen = () => tmux('capture-pane', '-p', '-t', session().pane)
+const keysTo = (name, ...words) => tmux(name, 'send-keys', ...words)
+const keys = (...words) => keysTo('boris', ...words)
+const screen = (name = 'boris') => tmux(name, 'capture-pane', '-p')
 
 const permission = {
   claude: 'MOCK:bash touch permission-was-given; id',
@@ -168,6 +180,7 @@ function prepare() {
   const names = ['ANTHROPIC_BASE_URL', 'ANTHROPIC_AUTH_TOKEN', 'CODEX_HOME', 'MOCK_KEY', ...Object.keys(process.env).filter((n) => /^(DISABLE_|CLAUDE_CODE_DISABLE)/.test(n))]
   const lines = names.filter((n) => process.env[n]).map((n) => `${n}=${process.env[n]}\n`)
   fs.writeFileSync(path.join(root, 'env'), lines.join(''), { mode: 0o600 })
+  fs.writeFileSync(path.join(root, 'config.yaml'), 'ephemeral_quiet_secs: 1\n')
 }
 
 async function main() {
@@ -318,6 +331,7 @@ async function main() {
     ok(run('start', 'boris'))
     await until('it is live', () => presence().state === 'live')
   })
+  await lifecycle({ runtime, identity, iapeer, env, root, run, ok, sendTo, until, pause, requests, presence, atModel, turnsAtModel, check, stateOf, session, running, keysTo, screen, exact })
   await check('nothing was executed', async () => {
     const found = spawnSync('find', [work, '-name', 'pwned'], { encoding: 'utf8' }).stdout
     if (found) throw new Error(found)

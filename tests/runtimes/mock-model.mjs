@@ -31,6 +31,7 @@
 //   api      "anthropic", "openai", "other"
 //   main     true: main conversation; false: side request; null: not a model request
 //   session  the program's own session id if the request names one, else null
+//   compaction  true: a request for the summary that is to replace the conversation
 //   new_user the user texts that were new in this request, the ones directives are looked for in
 //   answer   what was chosen: "text", "slow:5", "status:429", "tool:<full name>[,…]", "tool:exec><suffix>"
 //            (a tool called by a script), "fixed" (what a side request wants), "json" (not a model request), "error:…"
@@ -77,6 +78,7 @@ const ADDED_BY_PROGRAM = [
 // interrupt, and the summary that a compaction puts in place of the conversation.
 const OLDER_BEFORE = /^\s*(\[Request interrupted by user|<turn_aborted>|This session is being continued from a previous conversation|Another language model started to solve this problem)/;
 const COMPACTION = /^\s*CRITICAL: Respond with TEXT ONLY\. Do NOT call any tools/;
+const SUMMARY = { kind: 'fixed', text: '<analysis>mock</analysis>\n<summary>mock summary</summary>' };
 
 function newestTexts(texts) {
   const cut = texts.map((t) => OLDER_BEFORE.test(t)).lastIndexOf(true);
@@ -248,7 +250,7 @@ function anthropicPlan(body, session) {
     for (const block of blocks) if (block.type === 'text') texts.push(block.text);
   }
   if (COMPACTION.test(texts.at(-1) ?? '')) {
-    return { main: false, fresh: [], plan: { kind: 'fixed', text: '<analysis>mock</analysis>\n<summary>mock summary</summary>' } };
+    return { main: false, compaction: true, fresh: [], plan: SUMMARY };
   }
   const fresh = onlyNew(session, newestTexts(texts));
   const shell = (offered, command) => {
@@ -335,6 +337,7 @@ function openaiPlan(body, session) {
   // Codex says in its metadata what a request is for: "turn" is the conversation.
   const kind = /"request_kind":"([^"]*)"/.exec(body.client_metadata?.['x-codex-turn-metadata'] ?? '')?.[1] ?? 'turn';
   const main = tools.length > 0 && kind === 'turn';
+  if (kind === 'compaction') return { main, compaction: true, fresh: [], plan: SUMMARY };
   if (!main) {
     const schema = body.text?.format?.schema;
     return { main, fresh: [], plan: schema ? { kind: 'fixed', text: JSON.stringify(sample(schema)) } : { kind: 'text' } };
@@ -450,13 +453,13 @@ async function handle(req, res) {
 
   if (post && /\/v1\/messages$/.test(route)) {
     const chosen = anthropicPlan(body, entry.session);
-    Object.assign(entry, { api: 'anthropic', main: chosen.main, new_user: chosen.fresh, answer: describe(chosen.plan) });
+    Object.assign(entry, { api: 'anthropic', main: chosen.main, new_user: chosen.fresh, compaction: chosen.compaction, answer: describe(chosen.plan) });
     log(entry);
     return anthropicAnswer(res, body, chosen.plan, chosen.main ? ++answers : 0);
   }
   if (post && /\/responses$/.test(route)) {
     const chosen = openaiPlan(body, entry.session);
-    Object.assign(entry, { api: 'openai', main: chosen.main, new_user: chosen.fresh, answer: describe(chosen.plan) });
+    Object.assign(entry, { api: 'openai', main: chosen.main, new_user: chosen.fresh, compaction: chosen.compaction, answer: describe(chosen.plan) });
     log(entry);
     return openaiAnswer(res, body, chosen.plan, chosen.main ? ++answers : 0);
   }

@@ -107,6 +107,24 @@ fn a_program_without_a_login_holds_what_waits_instead_of_burning_it() {
 }
 
 #[test]
+fn a_task_that_failed_for_want_of_a_login_goes_to_the_next_worker_and_the_others_wait() {
+    let host = with_troubles("ephemeral_quiet_secs: 0\n");
+    host.run(&["create", "w", "--runtime", "acme", "--wake-policy", "ephemeral"]).ok();
+    let send = |text: &str| host.run(&["send", "w", text, "--json"]).ok().json()["id"].as_str().unwrap().to_string();
+    let (first, second) = (send("say: please log in"), send("reply: fine"));
+    host.until("held for its login", || host.presence("w")["reason"] == "login");
+    assert_eq!(host.turns("w").len(), 1, "the next task waits\n{}", host.evidence());
+    assert!(!host.lifecycle().contains("ev=ephemeral-armed"), "nothing is done\n{}", host.lifecycle());
+    host.run(&["start", "w"]).ok();
+    host.until("the next worker has it", || host.turns("w").len() == 2);
+    let again = host.turns("w")[1].clone();
+    assert!(again.contains(&format!("id=\"{first}\"")) && again.contains("redelivered=\"2\""), "{again}");
+    assert_eq!(incarnation(&host, "acme-w"), 2);
+    assert!(!host.lifecycle().contains("ev=death"), "{}", host.lifecycle());
+    assert_ne!(host.message(&second)["state"], "submitted");
+}
+
+#[test]
 fn a_usage_limit_holds_with_its_own_reason() {
     let host = with_troubles("");
     host.deliver("a", "say: too much for today");

@@ -109,7 +109,8 @@ impl Peer {
     /// A raw text bears nothing of ours: it is taken when the composer, or the picker it opened, shows it.
     pub(super) fn raw_look(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
         let Some(inc) = self.up().map(|u| u.inc) else { return };
-        let key = self.definition.input.submit.clone();
+        let input = &self.definition.input;
+        let key = input.submit_raw.as_ref().unwrap_or(&input.submit).clone();
         let Some(Flight { stage: Stage::Pasted { at, .. }, entry, .. }) = self.flight.as_ref().filter(|f| f.entry.raw) else { return };
         let (at, id) = (*at, entry.id().clone());
         let shown = matches!((&look.class, &look.composer), (Class::Ready, Composer::Text(_)) | (Class::Picker, _));

@@ -212,8 +212,12 @@ pub struct Adopted {
 pub enum HookFact {
     SessionStarted,
     ToolsListed,
-    PromptSubmitted { ids: Vec<MessageId> },
+    PromptSubmitted {
+        ids: Vec<MessageId>,
+    },
     TurnEnded,
+    /// It ended because the model could not be asked.
+    TurnFailed,
     PermissionAsked,
 }
 

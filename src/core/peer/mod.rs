@@ -335,6 +335,8 @@ pub enum EndWhy {
     Eager,
     /// A turn that no interrupt ends.
     Force,
+    /// Its task failed for want of a login or an allowance: the next worker gets it.
+    Again,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

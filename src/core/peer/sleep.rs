@@ -95,6 +95,9 @@ impl Peer {
     /// When this session is to be looked at because a bound has passed.
     pub(super) fn rest_due(&self) -> Option<Millis> {
         let up = self.up().filter(|up| up.ready_at.is_some() && up.end.is_none())?;
+        if up.trouble.is_some() && self.task.is_some() {
+            return None;
+        }
         if self.flight.is_some() || self.draining || self.frozen() || self.rules.external {
             return None;
         }

@@ -41,7 +41,7 @@ impl Peer {
         let mut fx = Vec::new();
         self.take(event, now, &mut fx);
         self.expire(now, &mut fx);
-        self.mind_task(&mut fx);
+        self.mind_task(now, &mut fx);
         self.mind_eager(now, &mut fx);
         self.mind_retired(now, &mut fx);
         self.advance(now, &mut fx);
@@ -64,7 +64,7 @@ impl Peer {
                 up.interrupt.as_ref().map(|i| i.at),
                 up.look_due.filter(|_| up.watched(now)),
                 judge,
-                up.trouble.and_then(|t| t.until).filter(|_| !self.queue.is_empty() && self.flight.is_none()),
+                up.trouble.and_then(|t| t.until).filter(|_| (!self.queue.is_empty() || self.task.is_some()) && self.flight.is_none()),
             ]
         });
         let asked = asked.flatten().filter(|at| *at > now || !self.frozen()).min();
@@ -148,6 +148,7 @@ impl Peer {
                 self.deaths.clear();
                 fx.push(Effect::SaveDeaths(Vec::new()));
                 self.clear_launch_hold(fx);
+                self.try_task_again();
                 self.trouble_over(fx);
                 if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) {
                     self.wanted = Some(Wanted { cause: WantedBy::Start });

@@ -115,14 +115,28 @@ impl Peer {
     }
 
     /// Whether the task is done by now.
-    pub(super) fn mind_task(&mut self, fx: &mut Vec<Effect>) {
+    pub(super) fn mind_task(&mut self, now: Millis, fx: &mut Vec<Effect>) {
         let Some(up) = self.up().filter(|up| self.ephemeral() && !up.armed) else { return };
+        if up.trouble.is_some_and(|t| t.until.is_some_and(|until| until <= now)) {
+            self.try_task_again();
+        }
+        let Some(up) = self.up() else { return };
         let marked = self.markers.ephemeral_armed.as_ref().is_some_and(|a| a.inc.is_none_or(|inc| inc == up.inc));
-        let over = up.turn == Turn::Idle && up.asked.is_empty() && self.flight.is_none() && self.task.as_ref().is_some_and(|t| t.turned);
+        // What the screen says of the turn comes first.
+        let over =
+            up.turn == Turn::Idle && up.judge_at.is_none() && up.asked.is_empty() && self.flight.is_none() && self.task.as_ref().is_some_and(|t| t.turned);
         if marked {
             self.arm("operator", fx);
         } else if over {
             self.arm("turn-end", fx);
+        }
+    }
+
+    /// What kept the task from being worked at is over, or is said to be: a fresh worker gets it.
+    pub(super) fn try_task_again(&mut self) {
+        let open = self.task.is_some();
+        if let Some(up) = self.up_mut().filter(|up| up.trouble.is_some() && open) {
+            up.end.get_or_insert(EndWhy::Again);
         }
     }
 

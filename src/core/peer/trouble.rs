@@ -51,6 +51,10 @@ impl Peer {
         if let Some(up) = self.up_mut() {
             up.trouble = Some(Trouble { hold, until });
         }
+        if let Some(task) = &mut self.task {
+            // That turn was none.
+            task.turned = false;
+        }
         self.set_hold(Some(hold), fx);
         let what = match hold {
             Hold::Limit => format!("its usage limit is reached; what waits is tried again in {} min", LIMIT_RETRY_MS / 60_000),

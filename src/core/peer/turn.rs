@@ -44,6 +44,7 @@ impl Peer {
                 self.active(now);
             }
             HookFact::TurnEnded => self.turn_ended(now, fx),
+            HookFact::TurnFailed => self.turn_failed(now, fx),
             HookFact::PermissionAsked => {
                 if let Some(up) = self.up_mut() {
                     up.turn = Turn::Waiting;
@@ -71,6 +72,15 @@ impl Peer {
         }
         self.active(now);
         self.expect_trouble(now);
+    }
+
+    /// The model could not be asked: nothing was done for the task that the turn was about.
+    fn turn_failed(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let turned = self.task.as_ref().is_some_and(|task| task.turned);
+        self.turn_ended(now, fx);
+        if let Some(task) = &mut self.task {
+            task.turned = turned;
+        }
     }
 
     pub(super) fn output(&mut self, now: Millis) {
