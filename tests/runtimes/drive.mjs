@@ -245,7 +245,11 @@ async function main() {
       }
       await until('the innocent message is at the model', () => atModel(innocent.id) !== null)
       if (turnsAtModel(innocent.id) !== 1) throw new Error(`try ${n}: ${turnsAtModel(innocent.id)} turns`)
-      await until('the turn ends', () => presence().turn === 'idle' && presence().queue.waiting === 0)
+      await until('the turn ends', () => {
+        // Urgent mail goes first: the question may have come only now.
+        if (/1\. Yes/.test(screen())) keys('Escape')
+        return presence().turn === 'idle' && presence().queue.waiting === 0
+      })
       if (fs.existsSync(path.join(project, 'permission-was-given'))) throw new Error(`try ${n}: the permission was given`)
       // Interrupted at once, it may never have been asked; it is never asked twice.
       if (turnsAtModel(asked.id) > 1) throw new Error(`try ${n}: the question made ${turnsAtModel(asked.id)} turns`)
