@@ -100,9 +100,11 @@ impl PeerHandle {
     pub async fn event(&self, event: Event) {
         self.tell(Inbox::Event(event)).await;
     }
-    /// Tells what may be lost: a look once a minute finds it as well.
+    /// Tells without waiting. A peer that is too busy to be told looks by itself within a minute.
     pub fn hint(&self, what: Touch) {
-        let _ = self.inbox.try_send(Inbox::Touched(what));
+        if self.inbox.try_send(Inbox::Touched(what)).is_err() {
+            tracing::warn!(identity = %self.identity, ?what, "it is too busy to be told");
+        }
     }
     /// Tells an event and waits until the snapshot knows of it.
     pub async fn order(&self, event: Event) {

@@ -177,6 +177,9 @@ pub fn status(host: &Arc<Host>) -> StatusView {
     }
 }
 
+/// Longest wait of a freeze for the peers to have taken it in.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Freezes a peer or the whole host, with a reason; without one, thaws it.
 pub async fn freeze(host: &Arc<Host>, peer: Option<&str>, reason: Option<&str>) -> Result<(), Fault> {
     let by = format!("operator{}", reason.filter(|r| !r.is_empty()).map(|r| format!(": {r}")).unwrap_or_default());
@@ -195,12 +198,16 @@ pub async fn freeze(host: &Arc<Host>, peer: Option<&str>, reason: Option<&str>) 
     written.await.map_err(|e| Fault::new(Code::StoreDegraded, format!("{}: {e}", host.root.frozen().display())))?;
     *known = on;
     host.lifecycle(Line::new(if on { "freeze" } else { "unfreeze" }).with("by", by));
-    for handle in host.handles() {
-        handle.tell(Inbox::Touched(Touch::Freeze)).await;
-    }
-    for handle in host.handles() {
-        handle.settled().await;
-    }
+    drop(known);
+    let handles = host.handles();
+    handles.iter().for_each(|h| h.hint(Touch::Freeze));
+    let settled = async {
+        for handle in &handles {
+            handle.settled().await;
+        }
+    };
+    // A peer whose state cannot be read now looks at the file when it can.
+    let _ = tokio::time::timeout(FREEZE_PATIENCE, settled).await;
     Ok(())
 }
 

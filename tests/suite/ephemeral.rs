@@ -94,13 +94,14 @@ fn a_task_that_kills_every_worker_is_given_up_and_the_next_one_is_served() {
 #[test]
 fn a_daemon_killed_in_the_middle_of_a_task_neither_repeats_nor_loses_it() {
     let mut host = workers(CONFIG, &[]);
-    let first = send(&host, "work: 2s\nreply: one");
+    let first = send(&host, "work: 4s\nreply: one");
     let second = send(&host, "reply: two");
     host.until("it works", || state(&host.message(&first)) == "submitted");
     for _ in 0..3 {
         host.kill_daemon();
         host.start();
-        host.until("it is known to be in the agent", || state(&host.message(&first)) == "submitted");
+        // On a busy machine it may be over by now.
+        host.until("it is known to be in the agent", || matches!(state(&host.message(&first)), "submitted" | "answered"));
     }
     host.until("both are answered", || state(&host.message(&second)) == "answered");
     assert_eq!(host.turns("w").len(), 2, "{}", host.evidence());

@@ -19,6 +19,7 @@ impl Peer {
                     Some(why) => self.came_to_rest(why, fx),
                     None => self.note_death(inc, cause, now - since, claimed, now, fx),
                 }
+                self.eager_after(ending, fx);
                 // What was being done to that session will not answer for the next one.
                 if matches!(self.doing, Some(Doing::Look | Doing::Key | Doing::Paste | Doing::Probe | Doing::Submit | Doing::End)) {
                     self.doing = None;
@@ -35,6 +36,7 @@ impl Peer {
                 self.doing = None;
                 self.session = Session::Dead { inc };
                 self.came_to_rest(why, fx);
+                self.eager_after(Some(why), fx);
                 self.task_after_end(Some(why), false, fx);
                 self.flight_after_death(false, fx);
             }

@@ -109,6 +109,13 @@ impl Peer {
         fx.push(Effect::SetMarkers(self.markers.clone()));
     }
 
+    /// However a session ended, what it left counts; two ends bring the next session by themselves.
+    pub(super) fn eager_after(&mut self, why: Option<EndWhy>, fx: &mut Vec<Effect>) {
+        if !matches!(why, Some(EndWhy::New | EndWhy::Eager)) {
+            self.eager(fx);
+        }
+    }
+
     /// A peer whose session is over and that left `new-eager` comes back at once, fresh; one that is stopped
     /// does when it is started again.
     pub(super) fn eager(&mut self, fx: &mut Vec<Effect>) {

@@ -219,3 +219,16 @@ fn a_deleted_record_ends_and_its_sender_is_told() {
     let told = |w: &World| w.told.iter().filter(|e| matches!(e, Effect::TellSender { state: State::Dead, .. })).count();
     assert_eq!((w.peer.queue.len(), told(&w), w.finished.len()), (0, 1, 0), "told once, and nothing is moved");
 }
+
+#[test]
+fn an_eager_mark_that_a_session_leaves_counts_however_it_ends() {
+    for cause in [DeathCause::Signal(9), DeathCause::Exit(0), DeathCause::TmuxLost] {
+        let mut w = world("live");
+        w.event(Event::MarkersSeen(Markers { new_eager: true, ..Markers::default() }));
+        w.pass(1_000);
+        assert_eq!(w.alive, Some(1), "a file alone ends no session");
+        w.die(cause.clone());
+        w.pass(5_000);
+        assert_eq!((w.alive, w.peer.markers.new_eager), (Some(2), false), "{cause}");
+    }
+}
