@@ -335,7 +335,7 @@ async function main() {
     ok(run('start', 'boris'))
     await until('it is live', () => presence().state === 'live')
   })
-  await lifecycle({ runtime, identity, iapeer, env, root, run, ok, sendTo, until, pause, requests, presence, atModel, turnsAtModel, check, stateOf, session, running, keysTo, screen, exact })
+  await lifecycle({ work, runtime, identity, iapeer, env, root, run, ok, sendTo, until, pause, requests, presence, atModel, turnsAtModel, check, stateOf, session, running, keysTo, screen, exact })
   await check('nothing was executed', async () => {
     const found = spawnSync('find', [work, '-name', 'pwned'], { encoding: 'utf8' }).stdout
     if (found) throw new Error(found)

@@ -94,11 +94,12 @@ export async function lifecycle(t) {
     await idle(name)
     // In the middle of a turn.
     submitted(name, 'MOCK:slow 30\nthe plum turn')
-    await until('it works', () => presence(name).turn === 'working', name)
+    await until('the answer streams', () => /slow \d/.test(screen(name)), name)
     expect('cause', await kill(name), 'signal-9')
     fs.appendFileSync(profile(name), 'resume: always\n')
     const third = submitted(name, 'the fig turn')
-    expect('resumed it knows', await remembered(third.id, 'the apple turn', 'the pear turn', 'the plum turn'), ['the pear turn', 'the plum turn'])
+    // Whether the turn that was cut is known is up to the program: its transcript may be written behind it.
+    expect('resumed it knows', await remembered(third.id, 'the apple turn', 'the pear turn'), ['the pear turn'])
     expect('wakes', wakes(name), ['fresh first-wake', 'fresh crash-or-self-close', 'resume crash-resume'])
     await idle(name)
     end(name)
@@ -109,14 +110,15 @@ export async function lifecycle(t) {
     submitted(name, 'hello')
     await idle(name)
     // A terminal of that person, in which it is attached to.
-    const outer = (...words) => execFileSync('tmux', ['-L', 'person', ...words], { env: t.env, encoding: 'utf8' })
+    const outer = (...words) => execFileSync('tmux', ['-S', path.join(t.work, 'person.sock'), ...words], { env: t.env, encoding: 'utf8' })
     outer('-f', '/dev/null', 'new-session', '-d', '-x', '200', '-y', '50', t.iapeer, 'attach', name)
     try {
       await until('the person sees it', () => /[❯›]/.test(outer('capture-pane', '-p')), name)
       outer('send-keys', 'C-z')
-      // What is typed after it shows only in a program that goes on.
+      // What is typed after it shows only in a program that goes on; while it is stopped, it may get lost.
+      let typed = 0
       await until('it goes on', () => {
-        outer('send-keys', 'z')
+        if (typed++ % 20 === 0) outer('send-keys', 'z')
         return /^[❯›][\u00a0 ]z/m.test(screen(name))
       }, name)
       outer('send-keys', 'C-u')
@@ -156,7 +158,6 @@ export async function lifecycle(t) {
       const failed = submitted(name, `MOCK:status ${status}`)
       const held = sendTo(name, 'the next one')
       await until(`it is held for the ${hold}`, () => presence(name).reason === hold, name)
-      if (process.env.SHOW) process.stderr.write(`${run('screen', name).out}\n`)
       expect('at the model', atModel(held.id), null)
       expect('its state', message(held.id).state, 'held')
       expect('the operator is told', run('inbox', '--json').out.includes(identity(name)), true)
