@@ -110,24 +110,30 @@ impl Peer {
     }
 
     pub(super) fn end_flight(&mut self, state: State, reason: &str, fx: &mut Vec<Effect>) {
-        let Some(flight) = self.flight.take() else { return };
+        if let Some(Flight { entry, attempt, .. }) = self.flight.take() {
+            self.end_claimed(entry, attempt, state, reason, fx);
+        }
+    }
+
+    /// The end of a message that is not delivered any more.
+    pub(super) fn end_claimed(&self, entry: Entry, attempt: u32, state: State, reason: &str, fx: &mut Vec<Effect>) {
         let inc = self.session_inc();
-        let id = flight.id().clone();
+        let id = entry.id().clone();
         if state != State::Parked {
-            fx.push(Effect::TellSender { entry: flight.entry.clone(), state, reason: reason.into() });
+            fx.push(Effect::TellSender { entry: entry.clone(), state, reason: reason.into() });
         }
         let decided = matches!(reason, "by-operator" | "dropped");
         let what = match state {
             State::Parked => Some("waits for a decision"),
             // An operator who sent it is told as its sender.
-            State::Dead if flight.entry.from != Party::Operator => Some("was given up"),
+            State::Dead if entry.from != Party::Operator => Some("was given up"),
             _ => None,
         };
         if let Some(what) = what.filter(|_| !decided) {
-            fx.push(Effect::Notice { text: format!("message {id} from {} to {} {what}: {reason}", flight.entry.from, self.identity) });
+            fx.push(Effect::Notice { text: format!("message {id} from {} to {} {what}: {reason}", entry.from, self.identity) });
         }
-        fx.push(Effect::Finish { entry: flight.entry, attempt: flight.attempt, inc, state, evidence: None, reason: Some(reason.into()) });
-        fx.push(Effect::Report { inc: Some(inc), id, state, reason: Some(reason.into()), evidence: None, attempt: flight.attempt });
+        fx.push(Effect::Finish { entry, attempt, inc, state, evidence: None, reason: Some(reason.into()) });
+        fx.push(Effect::Report { inc: Some(inc), id, state, reason: Some(reason.into()), evidence: None, attempt });
     }
 
     /// What a claim found at start becomes.

@@ -8,37 +8,42 @@ use crate::core::screen::Class;
 
 impl Peer {
     pub(super) fn launched(&mut self, inc: Incarnation, result: Result<(), LaunchFault>, now: Millis, fx: &mut Vec<Effect>) {
-        self.finished(Doing::Launch);
         let (fresh, wanted) = match self.session {
             Session::Launching { inc: expected, fresh, wanted } if expected == inc => (fresh, wanted),
             _ => return,
         };
+        self.finished(Doing::Launch);
         match result {
             Ok(()) => {
                 let mut up = Up::new(inc, now);
                 up.seed_due = fresh;
                 up.look_due = Some(now + BOOT_LOOK_GAP_MS);
+                // `new` came while it started: a fresh one is what it wants.
+                let replaced = self.wanted.take().is_some() && !fresh;
                 if self.markers.stopped {
                     up.end = Some(EndWhy::Stop);
                 } else if self.resting {
                     up.end = Some(EndWhy::Rest);
+                } else if replaced {
+                    up.end = Some(EndWhy::New);
                 }
                 self.session = Session::Up(Box::new(up));
                 self.markers.idle_reaped = false;
-                self.markers.fresh_next = false;
+                self.markers.fresh_next = replaced;
                 self.markers.ephemeral_armed = None;
+                self.markers.new_eager = false;
                 self.set_hold(None, fx);
                 if fresh {
                     // A conversation that begins knows no topic, and is the one that an eager peer wanted.
                     self.markers.topics.clear();
-                    self.markers.new_eager = false;
                 }
                 fx.push(Effect::SetMarkers(self.markers.clone()));
             }
             Err(LaunchFault::NotNow { hold, retry_ms }) => {
                 self.session = Session::None;
                 self.incarnation -= 1;
-                self.wanted = wanted.map(|cause| Wanted { cause });
+                // An order that came meanwhile goes before the one that found no room.
+                self.wanted = self.wanted.or(wanted.map(|cause| Wanted { cause }));
                 self.not_before = now + retry_ms;
                 self.set_hold(Some(hold), fx);
             }
@@ -50,7 +55,6 @@ impl Peer {
                     LaunchFault::ProfileInvalid(_) | LaunchFault::FolderGone(_) => self.set_hold(Some(Hold::ProfileInvalid), fx),
                     LaunchFault::Other(_) | LaunchFault::NotNow { .. } => self.note_death(inc, DeathCause::Unknown, now, None, now, fx),
                 }
-                self.wanted = None;
             }
         }
     }
@@ -108,7 +112,7 @@ impl Peer {
         }
         let next = if up.ready_looks > 0 { BOOT_LOOK_GAP_MS } else { BOOT_LOOK_IDLE_MS };
         let late = now.saturating_sub(up.since) >= deadline;
-        up.look_due = Some(now + if late { HOLD_RECHECK_MS } else { next });
+        up.look_due = Some(now + if late && up.ready_looks == 0 { HOLD_RECHECK_MS } else { next });
         if late && !up.reported {
             up.reported = true;
             let hold = obstacle(look).map_or(Hold::UnknownScreen, |h| self.dialog_hold(look, h));

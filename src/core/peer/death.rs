@@ -11,7 +11,7 @@ impl Peer {
                 let (since, ending, armed) = (up.since, up.end, up.armed);
                 // A worker that has done its task may go.
                 let ending = ending.or((armed && cause == DeathCause::Exit(0)).then_some(EndWhy::Ephemeral));
-                let claimed = self.flight.as_ref().map(|f| f.id().clone()).or(self.task.as_ref().map(|t| t.entry.id().clone()));
+                let claimed = self.task.as_ref().map(|t| &t.entry).or(self.flight.as_ref().map(|f| &f.entry)).map(|e| e.id().clone());
                 let charge = !cause.by_host() && ending.is_none();
                 self.session = Session::Dead { inc };
                 self.hold = None;
@@ -40,15 +40,19 @@ impl Peer {
                 self.task_after_end(Some(why), false, fx);
                 self.flight_after_death(false, fx);
             }
-            _ => {}
+            _ => return,
+        }
+        // What the mark said of this session has been heard.
+        if self.markers.ephemeral_armed.take().is_some() {
+            fx.push(Effect::SetMarkers(self.markers.clone()));
         }
     }
 
     pub(super) fn ended(&mut self, inc: Incarnation, result: Result<(), String>, now: Millis, fx: &mut Vec<Effect>) {
-        self.finished(Doing::End);
         if !matches!(&self.session, Session::Ending { inc: i, .. } if *i == inc) {
             return;
         }
+        self.finished(Doing::End);
         match result {
             Ok(()) => self.died(inc, DeathCause::Unknown, now, fx),
             Err(text) => {
@@ -66,10 +70,7 @@ impl Peer {
                 self.markers.idle_reaped = false;
                 self.wanted = Some(Wanted { cause: WantedBy::FolderLaunch });
             }
-            EndWhy::Eager => {
-                self.markers.idle_reaped = false;
-                fx.push(Effect::Eager);
-            }
+            EndWhy::Eager => self.markers.idle_reaped = false,
             _ => self.markers.idle_reaped = self.wake_policy == WakePolicy::Warm,
         }
         fx.push(Effect::SetMarkers(self.markers.clone()));
@@ -77,6 +78,9 @@ impl Peer {
 
     pub(super) fn note_death(&mut self, inc: Incarnation, cause: DeathCause, age_ms: Millis, claimed: Option<MessageId>, now: Millis, fx: &mut Vec<Effect>) {
         fx.push(Effect::Died { inc, cause: cause.to_string(), age_ms, claimed: claimed.clone() });
+        if self.rules.keep_alive && !self.rules.external && !self.markers.stopped {
+            self.wanted.get_or_insert(Wanted { cause: WantedBy::KeepAlive });
+        }
         if cause.by_host() {
             self.markers.idle_reaped = true;
             fx.push(Effect::SetMarkers(self.markers.clone()));
@@ -92,9 +96,6 @@ impl Peer {
         fx.push(Effect::SaveDeaths(self.deaths.clone()));
         let back_off = self.back_off();
         self.not_before = now + back_off;
-        if self.rules.keep_alive && !self.markers.stopped {
-            self.wanted.get_or_insert(Wanted { cause: WantedBy::KeepAlive });
-        }
         // When the dead process may have had a message, that is cleared up first: the message may turn
         // out to be the cause, and then its deaths leave the ring.
         let open = self.flight.as_ref().is_some_and(Flight::maybe_injected) || self.task.is_some();

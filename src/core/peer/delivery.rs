@@ -28,6 +28,10 @@ impl Flight {
     pub fn id(&self) -> &MessageId {
         self.entry.id()
     }
+    /// Whether it is pasted, or has to be cleared up: this goes on whatever else must not begin.
+    pub(super) fn stands(&self) -> bool {
+        matches!(self.stage, Stage::Pasted { .. } | Stage::Settling { .. } | Stage::Submitted { .. } | Stage::Inquiring { .. })
+    }
     /// Whether the text may be in the agent process.
     pub(super) fn maybe_injected(&self) -> bool {
         match &self.stage {

@@ -130,7 +130,8 @@ impl Peer {
 
     /// A reason that only waiting mail gave is gone with the mail.
     fn forget_mail_hold(&mut self, fx: &mut Vec<Effect>) {
-        if matches!(self.hold, Some(Hold::Stopped | Hold::Frozen)) {
+        let waits_for_room = matches!(self.hold, Some(Hold::Capacity | Hold::Backoff)) && self.wanted.is_none();
+        if waits_for_room || matches!(self.hold, Some(Hold::Stopped | Hold::Frozen)) {
             self.set_hold(None, fx);
         }
     }

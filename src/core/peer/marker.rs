@@ -111,7 +111,7 @@ impl Peer {
 
     /// However a session ended, what it left counts; two ends bring the next session by themselves.
     pub(super) fn eager_after(&mut self, why: Option<EndWhy>, fx: &mut Vec<Effect>) {
-        if !matches!(why, Some(EndWhy::New | EndWhy::Eager)) {
+        if why != Some(EndWhy::New) {
             self.eager(fx);
         }
     }

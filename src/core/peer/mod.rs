@@ -453,6 +453,11 @@ impl Peer {
         self.markers.frozen || self.host_frozen
     }
 
+    /// Nothing new begins; what is begun goes on.
+    fn quiet(&self) -> bool {
+        self.draining || self.frozen() || self.retired.is_some()
+    }
+
     /// The message whose turn is running.
     pub fn turn_message(&self) -> Option<&MessageId> {
         match self.up().map(|u| &u.turn) {

@@ -41,10 +41,18 @@ impl Peer {
         }
     }
 
-    /// The host was suspended: that was no idleness.
-    pub(super) fn suspended(&mut self, ms: Millis) {
+    /// The host was suspended: that was no idleness, and no time in which a program could start or answer.
+    pub(super) fn suspended(&mut self, ms: Millis, now: Millis) {
+        // Something may have happened since, before the clocks were compared.
+        let later = |at: &mut Millis| *at = (*at + ms).min(now);
         if let Some(up) = self.up_mut() {
-            up.active_at += ms;
+            later(&mut up.active_at);
+            if up.ready_at.is_none() {
+                later(&mut up.since);
+            }
+        }
+        if let Some(Flight { stage: Stage::Pasted { at, .. } | Stage::Settling { at, .. } | Stage::Submitted { at, .. }, .. }) = &mut self.flight {
+            later(at);
         }
     }
 
@@ -67,14 +75,14 @@ impl Peer {
         fx.push(Effect::SetMarkers(self.markers.clone()));
         fx.push(Effect::Order { verb: "self-fresh", by: "itself".into() });
         if let Some(up) = self.up_mut() {
-            up.eager = true;
+            up.ends_after_turn(now);
         }
         self.mind_eager(now, fx);
     }
 
     /// A session that wants to be replaced ends when its turn is over.
     pub(super) fn mind_eager(&mut self, now: Millis, fx: &mut Vec<Effect>) {
-        let idle = self.flight.is_none() && !self.draining && !self.frozen();
+        let idle = self.flight.is_none() && !self.quiet();
         let Some(up) = self.up_mut().filter(|up| up.eager && up.end.is_none() && up.turn == Turn::Idle && idle) else { return };
         up.end = Some(EndWhy::Eager);
         let (inc, age_ms) = (up.inc, now - up.since);
@@ -92,23 +100,38 @@ impl Peer {
         }
     }
 
+    /// The session that may be put to sleep.
+    fn may_rest(&self) -> Option<&Up> {
+        let busy = self.flight.is_some() || self.quiet() || self.rules.external;
+        self.up().filter(|up| up.ready_at.is_some() && up.end.is_none() && !busy)
+    }
+
     /// When this session is to be looked at because a bound has passed.
     pub(super) fn rest_due(&self) -> Option<Millis> {
-        let up = self.up().filter(|up| up.ready_at.is_some() && up.end.is_none())?;
-        if up.trouble.is_some() && self.task.is_some() {
-            return None;
+        let up = self.may_rest()?;
+        if let Some(trouble) = self.task_trouble() {
+            return trouble.until.map(|until| until.max(up.doze_until));
         }
-        if self.flight.is_some() || self.draining || self.frozen() || self.rules.external {
-            return None;
-        }
-        let waits = !self.queue.is_empty() && self.wake_policy == WakePolicy::Warm;
-        let idle = self.rest_bound(up).filter(|_| !waits).map(|bound| up.active_at + bound);
+        let mail = !self.queue.is_empty();
+        // While no turn would come to anything, not even the next worker's.
+        let trouble = up.trouble.filter(|_| mail);
+        let waits = mail && (self.wake_policy == WakePolicy::Warm || trouble.is_some_and(|t| t.until.is_none()));
+        let over = trouble.and_then(|t| t.until).unwrap_or(0);
+        let idle = self.rest_bound(up).filter(|_| !waits).map(|bound| (up.active_at + bound).max(over));
         let due = [idle, self.age_due()].into_iter().flatten().min()?;
         Some(due.max(up.doze_until))
     }
 
-    pub(super) fn age_limited(&self) -> bool {
-        self.rules.max_age_ms.is_some()
+    /// The same for its age alone, which counts even while mail waits that it could take.
+    pub(super) fn age_look_due(&self) -> Option<Millis> {
+        let up = self.may_rest()?;
+        self.age_due().map(|due| due.max(up.doze_until))
+    }
+
+    /// Whether its screen is to be looked at now, to end it or to let it go on.
+    pub(super) fn looks_for_rest(&self, now: Millis) -> bool {
+        let due = if self.deliverable(now).is_some() { self.age_look_due() } else { self.rest_due() };
+        due.is_some_and(|due| due <= now)
     }
 
     fn age_due(&self) -> Option<Millis> {
@@ -116,7 +139,7 @@ impl Peer {
         self.rules.max_age_ms.map(|age| up.since + age)
     }
 
-    pub(super) fn too_old(&self, now: Millis) -> bool {
+    fn too_old(&self, now: Millis) -> bool {
         self.age_due().is_some_and(|due| due <= now)
     }
 
@@ -144,6 +167,9 @@ impl Peer {
     }
 
     fn go_to_rest(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        if self.task_trouble().is_some() {
+            return self.try_task_again(now, fx);
+        }
         let (old, policy, rules) = (self.too_old(now), self.wake_policy, self.rules);
         let Some(up) = self.up_mut() else { return };
         let (why, action) = match policy {

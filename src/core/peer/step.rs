@@ -41,7 +41,8 @@ impl Peer {
         let mut fx = Vec::new();
         self.take(event, now, &mut fx);
         self.expire(now, &mut fx);
-        self.mind_task(now, &mut fx);
+        self.mind_trouble_time(now, &mut fx);
+        self.mind_task(&mut fx);
         self.mind_eager(now, &mut fx);
         self.mind_retired(now, &mut fx);
         self.advance(now, &mut fx);
@@ -50,8 +51,10 @@ impl Peer {
 
     /// When [`Event::Tick`] is due, if nothing happens before. `None`: sleep until an event.
     pub fn next_due(&self, now: Millis) -> Option<Millis> {
+        let quiet = self.quiet();
+        let flight_due = || self.flight_due().filter(|_| !quiet || self.flight.as_ref().is_some_and(Flight::stands));
         if self.draining {
-            return None;
+            return flight_due().filter(|_| self.doing.is_none() && self.up().is_some()).map(|d| d.max(now));
         }
         let mail = [self.mail_due(now), self.retired_due()].into_iter().flatten().min();
         if self.doing.is_some() {
@@ -64,17 +67,17 @@ impl Peer {
                 up.interrupt.as_ref().map(|i| i.at),
                 up.look_due.filter(|_| up.watched(now)),
                 judge,
-                up.trouble.and_then(|t| t.until).filter(|_| (!self.queue.is_empty() || self.task.is_some()) && self.flight.is_none()),
+                up.trouble.and_then(|t| t.until).filter(|_| !self.queue.is_empty() && self.task.is_none() && self.flight.is_none()),
             ]
         });
-        let asked = asked.flatten().filter(|at| *at > now || !self.frozen()).min();
+        let asked = asked.flatten().filter(|at| *at > now || !quiet).min();
         let due = match &self.session {
             Session::None if self.wants_session(now) => Some(self.not_before),
-            Session::Up(_) if self.flight.is_some() => self.flight_due(),
+            Session::Up(_) if self.flight.is_some() => flight_due(),
             Session::Up(up) if up.ready_at.is_none() => up.look_due,
-            Session::Up(up) if self.deliverable(now).is_some() => {
+            Session::Up(up) if self.deliverable(now).is_some() && !quiet => {
                 let look = up.look_due.unwrap_or(now);
-                [Some(look), self.interrupt_due(now), self.rest_due().filter(|_| self.age_limited())].into_iter().flatten().min()
+                [Some(look), self.interrupt_due(now), self.age_look_due()].into_iter().flatten().min()
             }
             Session::Up(_) => self.rest_due(),
             _ => None,
@@ -87,6 +90,7 @@ impl Peer {
             && !self.identity.runtime.is_none()
             && !self.markers.stopped
             && self.retired.is_none()
+            && !self.resting
             && !self.frozen()
             && !matches!(self.hold, Some(Hold::CrashLoop | Hold::ProfileInvalid | Hold::MissingBinary))
     }
@@ -122,10 +126,11 @@ impl Peer {
                 fx.push(Effect::Order { verb: "remove", by });
             }
             Event::Want(cause) => {
-                let runs = matches!(self.session, Session::Up(_) | Session::Launching { .. });
-                if !(runs || self.markers.stopped && cause.by_itself()) {
+                let refused = cause.by_itself() && (self.markers.stopped || self.rules.external);
+                if !self.stays() && !refused {
                     self.wanted = Some(Wanted { cause });
-                    if !self.markers.stopped {
+                    // What nobody ordered gets round no hold.
+                    if !self.markers.stopped && !cause.by_itself() {
                         self.clear_launch_hold(fx);
                     }
                 }
@@ -148,9 +153,9 @@ impl Peer {
                 self.deaths.clear();
                 fx.push(Effect::SaveDeaths(Vec::new()));
                 self.clear_launch_hold(fx);
-                self.try_task_again();
+                self.try_task_again(now, fx);
                 self.trouble_over(fx);
-                if !matches!(self.session, Session::Up(_) | Session::Launching { .. }) {
+                if !self.stays() {
                     self.wanted = Some(Wanted { cause: WantedBy::Start });
                 }
             }
@@ -200,7 +205,7 @@ impl Peer {
                 self.markers.new_eager = false;
                 fx.push(Effect::SetMarkers(self.markers.clone()));
             }
-            Event::Suspended { ms } => self.suspended(ms),
+            Event::Suspended { ms } => self.suspended(ms, now),
             Event::Interrupt { by } => {
                 if let Some(up) = self.up_mut().filter(|up| up.ready_at.is_some()) {
                     up.interrupt = Some(Interrupt { by, at: now, until: now + INTERRUPT_MS });
@@ -221,8 +226,8 @@ impl Peer {
             Event::Died { inc, cause } => self.died(inc, cause, now, fx),
             Event::Launched { inc, result } => self.launched(inc, result, now, fx),
             Event::Looked { inc, result } => {
-                self.finished(Doing::Look);
                 if self.is_current(inc) {
+                    self.finished(Doing::Look);
                     match result {
                         Ok(look) => self.looked(&look, now, fx),
                         Err(_) => {
@@ -234,8 +239,8 @@ impl Peer {
                 }
             }
             Event::Keyed { inc, pressed } => {
-                self.finished(Doing::Key);
                 if self.is_current(inc) {
+                    self.finished(Doing::Key);
                     self.keyed(pressed, now, fx);
                 }
             }
@@ -244,8 +249,8 @@ impl Peer {
                 self.on_claimed(&id, result, now, fx);
             }
             Event::Pasted { inc, id, result } => {
-                self.finished(Doing::Paste);
                 if self.is_current(inc) {
+                    self.finished(Doing::Paste);
                     self.on_pasted(&id, result, now, fx);
                     self.judge_again(now);
                 }
@@ -255,15 +260,15 @@ impl Peer {
                 self.on_unreadable(&id, reason, now, fx);
             }
             Event::Probed { inc, id, result } => {
-                self.finished(Doing::Probe);
                 if self.is_current(inc) {
+                    self.finished(Doing::Probe);
                     self.on_probed(&id, result, now, fx);
                     self.submit_again_soon(now);
                 }
             }
             Event::Submitted { inc, id, attempt, result } => {
-                self.finished(Doing::Submit);
                 if self.is_current(inc) {
+                    self.finished(Doing::Submit);
                     self.on_submitted(&id, attempt, result, now, fx);
                     self.submit_again_soon(now);
                 }
@@ -275,8 +280,8 @@ impl Peer {
             }
             Event::Ended { inc, result } => self.ended(inc, result, now, fx),
             Event::Collected { inc } => {
-                self.finished(Doing::Collect);
                 if self.session == (Session::Dead { inc }) {
+                    self.finished(Doing::Collect);
                     self.session = Session::None;
                 }
             }
@@ -290,6 +295,11 @@ impl Peer {
         if self.doing == Some(what) {
             self.doing = None;
         }
+    }
+
+    /// It runs or starts, and nothing is about to end it.
+    fn stays(&self) -> bool {
+        matches!(self.session, Session::Launching { .. }) || self.up().is_some_and(|up| up.end.is_none())
     }
 
     fn is_current(&self, inc: Incarnation) -> bool {
@@ -450,16 +460,16 @@ impl Peer {
                     self.press_interrupt(inc, now, fx);
                 } else if looks_due && self.up().is_some_and(|up| up.watched(now)) {
                     self.act(Doing::Look, Effect::Look { inc }, fx);
-                } else if self.draining || self.frozen() || self.retired.is_some() {
-                    // Finish the submit of what is already pasted; begin nothing.
-                    if matches!(self.flight.as_ref().map(|f| &f.stage), Some(Stage::Pasted { .. } | Stage::Settling { .. })) {
+                } else if self.quiet() {
+                    // Finish what is already pasted, and find out about it; begin nothing.
+                    if self.flight.as_ref().is_some_and(Flight::stands) {
                         self.drive_flight(now, fx);
                     }
                 } else if self.flight.is_some() {
                     self.drive_flight(now, fx);
                 } else if self.up().and_then(|up| up.judge_at).is_some_and(|at| at <= now) {
                     self.act(Doing::Look, Effect::Look { inc }, fx);
-                } else if self.rest_due().is_some_and(|due| due <= now) && (self.deliverable(now).is_none() || self.too_old(now)) {
+                } else if self.looks_for_rest(now) {
                     if let Some(up) = self.up_mut() {
                         up.drowsy = true;
                     }

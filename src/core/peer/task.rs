@@ -115,13 +115,9 @@ impl Peer {
     }
 
     /// Whether the task is done by now.
-    pub(super) fn mind_task(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+    pub(super) fn mind_task(&mut self, fx: &mut Vec<Effect>) {
         let Some(up) = self.up().filter(|up| self.ephemeral() && !up.armed) else { return };
-        if up.trouble.is_some_and(|t| t.until.is_some_and(|until| until <= now)) {
-            self.try_task_again();
-        }
-        let Some(up) = self.up() else { return };
-        let marked = self.markers.ephemeral_armed.as_ref().is_some_and(|a| a.inc.is_none_or(|inc| inc == up.inc));
+        let marked = self.marked_done(up.inc);
         // What the screen says of the turn comes first.
         let over =
             up.turn == Turn::Idle && up.judge_at.is_none() && up.asked.is_empty() && self.flight.is_none() && self.task.as_ref().is_some_and(|t| t.turned);
@@ -132,26 +128,41 @@ impl Peer {
         }
     }
 
-    /// What kept the task from being worked at is over, or is said to be: a fresh worker gets it.
-    pub(super) fn try_task_again(&mut self) {
-        let open = self.task.is_some();
-        if let Some(up) = self.up_mut().filter(|up| up.trouble.is_some() && open) {
-            up.end.get_or_insert(EndWhy::Again);
-        }
+    /// What keeps the task from being worked at.
+    pub(super) fn task_trouble(&self) -> Option<Trouble> {
+        self.task.as_ref().and(self.up()?.trouble)
     }
 
-    /// A task found at start: its session goes on with it, or it has ended.
-    pub(super) fn restore_task(&mut self, claim: &Claim, entry: Entry, evidence: Evidence, charge: bool, fx: &mut Vec<Effect>) {
-        let done = self.markers.ephemeral_armed.as_ref().is_some_and(|a| a.inc.is_none_or(|inc| inc == claim.incarnation));
-        let adopted = self.up().is_some_and(|up| up.inc == claim.incarnation);
+    /// What kept the task from being worked at is over, or is said to be: a fresh worker gets it.
+    pub(super) fn try_task_again(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(trouble) = self.task_trouble() else { return };
+        let Some(up) = self.up_mut().filter(|up| up.end.is_none()) else { return };
+        up.end = Some(EndWhy::Again);
+        let (inc, age_ms) = (up.inc, now - up.since);
+        let reason = format!("its task was held ({}) and is tried again", trouble.hold.word());
+        fx.push(Effect::Supervise { inc, action: "task-again", age_ms, reason, outcome: "relaunch" });
+    }
+
+    /// Whether the marker says that the task of this session is done.
+    pub(super) fn marked_done(&self, inc: Incarnation) -> bool {
+        self.markers.ephemeral_armed.is_some_and(|armed| armed.fits(inc))
+    }
+
+    /// A task found at start.
+    pub(super) fn restore_task(&mut self, claim: &Claim, entry: Entry, evidence: Evidence) {
         let state = if evidence == Evidence::None { State::Entered } else { State::Submitted };
-        let id = entry.id().clone();
-        self.queue.retain(|e| *e.id() != id);
+        self.queue.retain(|e| e.id() != entry.id());
         self.task = Some(Task { entry, attempt: claim.attempt, deaths: claim.deaths, state, evidence, turned: false });
-        if done {
+    }
+
+    /// Its session goes on with it, or it has ended.
+    pub(super) fn settle_restored_task(&mut self, inc: Incarnation, charge: bool, fx: &mut Vec<Effect>) {
+        let Some(Task { entry, attempt, state, evidence, .. }) = &self.task else { return };
+        if self.marked_done(inc) {
             self.acknowledge_task(None, fx);
-        } else if adopted {
-            fx.push(Effect::Report { inc: Some(claim.incarnation), id, state, reason: None, evidence: Some(evidence), attempt: claim.attempt });
+        } else if self.up().is_some_and(|up| up.inc == inc) {
+            let (id, evidence) = (entry.id().clone(), Some(*evidence));
+            fx.push(Effect::Report { inc: Some(inc), id, state: *state, reason: None, evidence, attempt: *attempt });
         } else {
             self.task_after_end(None, charge, fx);
         }
@@ -168,15 +179,12 @@ impl Peer {
         }
         let Some(mut task) = self.task.take() else { return };
         task.deaths += u32::from(charge);
-        let flight = Flight { deaths: task.deaths, ..Flight::new(task.entry.clone(), task.attempt, task.deaths, Stage::Waiting, 0) };
         if task.deaths >= DEATHS_PER_MESSAGE {
             self.deaths.retain(|d| d.claimed.as_ref() != Some(&id));
             fx.push(Effect::SaveDeaths(self.deaths.clone()));
-            self.flight = Some(flight);
-            self.end_flight(State::Dead, "killed_worker", fx);
+            self.end_claimed(task.entry, task.attempt, State::Dead, "killed_worker", fx);
         } else if self.at_most_once {
-            self.flight = Some(flight);
-            self.end_flight(State::Parked, "unknown-outcome", fx);
+            self.end_claimed(task.entry, task.attempt, State::Parked, "unknown-outcome", fx);
         } else {
             fx.push(Effect::Release { entry: task.entry.clone(), how: Giveback::Redeliver { deaths: task.deaths } });
             let (attempt, reason) = (task.attempt + 1, Some("redeliver".into()));

@@ -7,17 +7,20 @@ use super::effect::{Effect, Giveback};
 use super::event::{ActResult, Adopted, DeathCause, Event, HookFact, LaunchFault, Restored};
 use super::wake::{Mode, WakeCause, decide};
 use super::*;
+use crate::core::guard::Fact;
 use crate::core::message::{Claim, Evidence, Key, ProcessRef, State};
 use crate::core::names::Party;
 use crate::core::screen::{Class, Composer};
 use proptest::prelude::*;
 use std::collections::HashMap;
 
-#[path = "sim.rs"]
+#[path = "sim/mod.rs"]
 mod sim;
 
 #[path = "marker_tests.rs"]
 mod marker;
+
+use sim::disk::Disk;
 
 fn definition() -> Arc<Definition> {
     static ECHO: std::sync::LazyLock<Arc<Definition>> =
@@ -80,6 +83,23 @@ struct World {
     raw: Vec<MessageId>,
     /// A paste never shows: something took it away.
     eaten: bool,
+    /// Clients at the terminal.
+    attached: u32,
+    /// The conversation on the screen.
+    rows: Vec<String>,
+    /// What every launch comes to, instead of a session.
+    no_launch: Option<LaunchFault>,
+    /// That many ends of a session are not proven.
+    unended: u32,
+    /// No key is proven to do what it should.
+    keys_refused: bool,
+    /// An interrupt ends no turn.
+    stubborn: bool,
+    /// What every launch was: its cause, and whether it went on with an older conversation.
+    woken: Vec<(Mode, WakeCause)>,
+    disk: Disk,
+    /// Every effect; emptied by whoever reads it.
+    all: Vec<Effect>,
 }
 
 impl World {
@@ -113,17 +133,35 @@ impl World {
             eaten: false,
             raw: Vec::new(),
             lose_answers: 0,
+            attached: 0,
+            rows: Vec::new(),
+            no_launch: None,
+            unended: 0,
+            keys_refused: false,
+            stubborn: false,
+            woken: Vec::new(),
+            disk: Disk::default(),
+            all: Vec::new(),
         }
     }
 
     fn event(&mut self, event: Event) {
         if let Event::Accepted(entry) = &event {
             self.raw.extend(entry.raw.then(|| entry.id().clone()));
+            self.disk.accepted(entry);
         }
+        if let Some(resumable) = self.peer.resumable.as_mut().filter(|_| self.disk.session.is_none()) {
+            resumable.proven = !self.disk.transcript_gone;
+        }
+        let tick = matches!(event, Event::Tick);
         let effects = self.peer.step(event, self.now);
+        let idle = effects.is_empty() && self.peer.doing.is_none() && self.peer.next_due(self.now).is_some_and(|due| due <= self.now);
+        assert!(!(tick && idle), "at {} it would be ticked for ever and do nothing: {}", self.now, sim::invariants::brief(&self.peer));
         // The daemon sends it back, to the runtime that is the default by then.
         let eager = effects.contains(&Effect::Eager);
         for effect in effects {
+            self.disk.write(&effect);
+            self.all.push(effect.clone());
             match effect {
                 Effect::Finish { entry, state, evidence, .. } => {
                     let before = self.finished.insert(entry.id().clone(), (state, evidence));
@@ -156,13 +194,28 @@ impl World {
         }
     }
 
+    /// The daemon is gone, and what it knew; the profile stays.
+    fn forget(&mut self) {
+        let old = &self.peer;
+        let mut peer = Peer::new(old.identity.clone(), old.definition.clone(), old.timing);
+        (peer.wake_policy, peer.resume_policy, peer.rules) = (old.wake_policy, old.resume_policy, old.rules);
+        (peer.at_most_once, peer.person_facing, peer.host_frozen) = (old.at_most_once, old.person_facing, old.host_frozen);
+        self.peer = peer;
+    }
+
+    /// Whether nothing stands in the composer that was pasted.
+    fn taken(&self) -> bool {
+        let Some((pasted, inc)) = self.marks.0.split_once('@') else { return true };
+        self.turns.iter().rev().any(|(t, i)| t.as_str() == pasted && inc.parse() == Ok(*i))
+    }
+
     fn look(&self) -> Look {
         Look {
             class: self.class.clone(),
             absent: Vec::new(),
             composer: if self.draft {
                 Composer::Text("draft".into())
-            } else if self.eaten || self.marks.0.is_empty() || self.turns.iter().any(|(t, i)| self.marks.0 == format!("{t}@{i}")) {
+            } else if self.eaten || self.taken() {
                 Composer::Empty { row: 1 }
             } else {
                 Composer::Text(format!("<iap id=\"{}\" …", &self.marks.0[..36]))
@@ -173,9 +226,9 @@ impl World {
             dead: false,
             in_mode: false,
             input_off: false,
-            attached: 0,
+            attached: self.attached,
             typing: self.typing,
-            rows: Vec::new(),
+            rows: self.rows.clone(),
             title: String::new(),
             mark_pasted: self.marks.0.clone(),
             mark_entered: self.marks.1.clone(),
@@ -192,60 +245,87 @@ impl World {
             return false;
         }
         let effect = self.pending.remove(0);
-        let event = match effect {
-            Effect::Launch { inc, .. } => {
-                self.launches += 1;
-                if self.launch_fails {
-                    Event::Launched { inc, result: Err(LaunchFault::Other("no".into())) }
-                } else {
-                    assert_eq!(self.alive, None, "two agents for one peer");
-                    self.alive = Some(inc);
-                    self.marks = Default::default();
-                    self.class = if self.never_ready { Class::Unknown } else { Class::Ready };
-                    self.draft = false;
-                    Event::Launched { inc, result: Ok(()) }
-                }
-            }
+        let event = self.carry_out(effect);
+        self.event(event);
+        true
+    }
+
+    /// Does it, and says what it came to.
+    fn carry_out(&mut self, effect: Effect) -> Event {
+        match effect {
+            Effect::Launch { inc, mode, cause, .. } => self.launch(inc, mode, cause),
             Effect::Look { inc } if self.alive == Some(inc) => Event::Looked { inc, result: Ok(self.look()) },
             Effect::Look { inc } => Event::Looked { inc, result: Err("gone".into()) },
+            Effect::Key { inc, .. } if self.keys_refused => Event::Keyed { inc, pressed: false },
             Effect::Key { inc, .. } => {
                 self.keys_in_dialog += 1;
-                if self.class == Class::Busy {
-                    // The interrupt key: the turn ends, without a word.
+                if self.class != Class::Ready && !self.stubborn {
+                    // The interrupt key: the turn ends, without a word. Or the key of a start dialog.
                     self.class = Class::Ready;
                 }
                 Event::Keyed { inc, pressed: true }
             }
-            Effect::Claim { entry, .. } => {
+            Effect::Claim { inc, entry } => {
                 let attempt = self.attempts.entry(entry.id().clone()).or_default();
                 *attempt += 1;
-                Event::Claimed { id: entry.id().clone(), result: Ok((*attempt, self.deaths.get(entry.id()).copied().unwrap_or(0))) }
+                let deaths = self.deaths.get(entry.id()).copied().unwrap_or(0);
+                let event = Event::Claimed { id: entry.id().clone(), result: Ok((*attempt, deaths)) };
+                self.disk.claim(inc, entry, *attempt, deaths);
+                event
             }
-            Effect::Paste { inc, entry, .. } => self.paste(inc, entry.id().clone()),
+            Effect::Paste { inc, entry, guard, .. } => self.paste(inc, entry.id().clone(), guard.facts.contains(&Fact::Unattached)),
             Effect::Probe { inc, id } => Event::Probed { inc, id, result: ActResult::Done { submitted_too: false } },
             Effect::Submit { inc, id, attempt, .. } => self.submit(inc, id, attempt),
             Effect::Inquire { entry } => {
                 let found = self.turns.iter().any(|(t, _)| t == entry.id()).then_some(Evidence::Transcript);
                 Event::Inquired { id: entry.id().clone(), found }
             }
+            Effect::End { inc } if self.unended > 0 => {
+                self.unended -= 1;
+                Event::Ended { inc, result: Err("it still runs".into()) }
+            }
             Effect::End { inc } => {
                 if self.alive == Some(inc) {
                     self.alive = None;
+                    self.disk.session.iter_mut().for_each(|s| s.ordered = true);
                 }
                 Event::Ended { inc, result: Ok(()) }
             }
-            Effect::Collect { inc } => Event::Collected { inc },
+            Effect::Collect { inc } => {
+                self.disk.session = None;
+                Event::Collected { inc }
+            }
             other => panic!("{other:?}"),
-        };
-        self.event(event);
-        true
+        }
     }
 
-    fn paste(&mut self, inc: u64, id: MessageId) -> Event {
+    fn launch(&mut self, inc: u64, mode: Mode, cause: WakeCause) -> Event {
+        if let Some(fault @ LaunchFault::NotNow { .. }) = &self.no_launch {
+            // Nothing was even tried.
+            return Event::Launched { inc, result: Err(fault.clone()) };
+        }
+        self.launches += 1;
+        let fault = self.no_launch.clone().or(self.launch_fails.then(|| LaunchFault::Other("no".into())));
+        self.disk.incarnation = inc;
+        if let Some(fault) = fault {
+            return Event::Launched { inc, result: Err(fault) };
+        }
+        assert_eq!(self.alive, None, "two agents for one peer");
+        self.alive = Some(inc);
+        self.marks = Default::default();
+        self.class = if self.never_ready { Class::Unknown } else { Class::Ready };
+        self.draft = false;
+        self.rows.clear();
+        self.peer.resumable = self.disk.begin(inc, &mode, self.now);
+        self.woken.push((mode, cause));
+        Event::Launched { inc, result: Ok(()) }
+    }
+
+    fn paste(&mut self, inc: u64, id: MessageId, unattached: bool) -> Event {
         let mark = format!("{id}@{inc}");
         let result = if self.alive != Some(inc) {
             ActResult::Failed("gone".into())
-        } else if self.marks.0 == mark || !self.typable() {
+        } else if self.marks.0 == mark || !self.typable() || (unattached && self.attached > 0) {
             ActResult::Refused(Box::new(self.look()))
         } else {
             *self.pasted.entry((inc, id.clone())).or_default() += 1;
@@ -266,7 +346,7 @@ impl World {
         let taken = self.turns.iter().any(|(t, i)| *t == id && *i == inc);
         let result = if self.alive != Some(inc) {
             ActResult::Failed("gone".into())
-        } else if !ours || taken || self.eaten || !matches!(self.class, Class::Ready) {
+        } else if !ours || taken || self.eaten || self.draft || !matches!(self.class, Class::Ready) {
             ActResult::Refused(Box::new(self.look()))
         } else {
             self.marks.1 = format!("{id}@{inc}#{attempt}");
@@ -282,7 +362,7 @@ impl World {
     }
 
     fn run(&mut self) {
-        while self.settle_one() {}
+        assert!((0..10_000).any(|_| !self.settle_one()), "acts without end: {}", sim::invariants::brief(&self.peer));
     }
 
     /// Lets time pass, with all that falls due, at most `limit`.

@@ -34,6 +34,14 @@ impl Peer {
         }
     }
 
+    /// Its time is over. A task that met it goes to a fresh worker, which meets it anew or does not.
+    pub(super) fn mind_trouble_time(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let over = self.up().and_then(|up| up.trouble?.until).is_some_and(|until| until <= now);
+        if over && self.task.is_none() {
+            self.trouble_over(fx);
+        }
+    }
+
     /// A turn is over; its screen is looked at once it has come to rest.
     pub(super) fn expect_trouble(&mut self, now: Millis) {
         let told = self.definition.limits.iter().any(|rule| rule.is.hold().is_some());

@@ -65,6 +65,7 @@ pub fn decide(peer: &Peer, wanted: Option<WantedBy>, topic: Option<&str>) -> (Mo
         (Some(WantedBy::FolderLaunch), _) => (Mode::Fresh, WakeCause::FolderLaunch),
         (Some(WantedBy::Eager), _) => (Mode::Fresh, WakeCause::SelfFresh),
         (Some(WantedBy::Attach), Some(resume)) => (resume, WakeCause::Attach),
+        _ if peer.markers.new_eager => (Mode::Fresh, WakeCause::SelfFresh),
         (Some(WantedBy::Restore), Some(resume)) if peer.wake_policy == WakePolicy::Warm => (resume, WakeCause::Restore),
         _ if peer.markers.fresh_next => (Mode::Fresh, WakeCause::SoftReload),
         _ if peer.wake_policy == WakePolicy::Ephemeral => (Mode::Fresh, WakeCause::EphemeralPolicy),
