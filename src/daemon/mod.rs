@@ -80,7 +80,7 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
     let (driver, tmux_version) = Driver::find(root.run(), path, settings.tmux.driver).await.map_err(|e| tmux_fault(&e))?;
     let driver_name = driver.name();
     let internal = |what: &str, e: std::io::Error| Fault::new(Code::Internal, format!("{what}: {e}"));
-    let disk = disk().map_err(invalid)?;
+    let disk = disk(&root).map_err(invalid)?;
     let (store, _thread) = store_thread::StoreHandle::start(disk.clone(), root.clone()).map_err(|e| internal("the store thread", e))?;
     let parts = Parts {
         settings,
@@ -148,10 +148,15 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
 }
 
 /// The disk; in a debug build it may be one that fails on demand.
-fn disk() -> Result<Arc<dyn Disk>, String> {
+fn disk(root: &Root) -> Result<Arc<dyn Disk>, String> {
     #[cfg(debug_assertions)]
     if let Ok(plan) = std::env::var("IAPEER_TEST_FAULT") {
         return Ok(Arc::new(crate::store::fault::FaultDisk::new(plan.parse()?)));
+    }
+    #[cfg(target_os = "linux")]
+    match crate::store::spare::SpareDisk::start(root.base()) {
+        Ok(disk) => return Ok(Arc::new(disk)),
+        Err(error) => tracing::warn!(%error, "no files are made ahead"),
     }
     Ok(Arc::new(OsDisk))
 }

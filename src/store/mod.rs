@@ -20,5 +20,7 @@ pub mod registry;
 pub mod schedule_file;
 pub mod schedule_state;
 pub mod shelf;
+#[cfg(target_os = "linux")]
+pub mod spare;
 pub mod spool;
 pub mod yaml;
