@@ -153,8 +153,9 @@ fn disk(root: &Root) -> Result<Arc<dyn Disk>, String> {
     if let Ok(plan) = std::env::var("IAPEER_TEST_FAULT") {
         return Ok(Arc::new(crate::store::fault::FaultDisk::new(plan.parse()?)));
     }
+    // On the file system of the mailboxes, where nobody watches what is made.
     #[cfg(target_os = "linux")]
-    match crate::store::spare::SpareDisk::start(root.base()) {
+    match crate::store::spare::SpareDisk::start(&root.logs()) {
         Ok(disk) => return Ok(Arc::new(disk)),
         Err(error) => tracing::warn!(%error, "no files are made ahead"),
     }

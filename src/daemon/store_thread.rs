@@ -4,9 +4,6 @@
 //! on disk before anything that was asked for after it; one that the disk refused is tried again, before
 //! any that was posted later. Messages that come in at the same time are kept
 //! together and share their syncs.
-//!
-//! Who finds nobody at the store does its job where it is, instead of the thread: two handovers between
-//! threads cost about as much as keeping a message.
 
 use crate::core::message::Message;
 use crate::core::names::Party;
@@ -15,10 +12,8 @@ use crate::store::layout::Root;
 use crate::store::mailbox::{Mailbox, Placed, keep};
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{mpsc, oneshot};
 
 /// Jobs that may wait; a sender beyond that waits with its job.
@@ -148,149 +143,93 @@ impl Store {
     }
 }
 
-/// The store, and how many jobs wait for the thread or are with it.
-struct Desk {
-    store: Mutex<Store>,
-    jobs: AtomicUsize,
-}
-
-impl Desk {
-    fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "there is no state to wait for: only the disk knows when it takes writes again")]
-    /// The next job; while the disk refuses something, that is tried again in between.
-    fn next_job(&self, inbox: &mut mpsc::Receiver<Job>) -> Option<Job> {
-        while !self.store().is_settled() {
-            match inbox.try_recv() {
-                Ok(job) => return Some(job),
-                Err(mpsc::error::TryRecvError::Disconnected) => return None,
-                Err(mpsc::error::TryRecvError::Empty) => {
-                    std::thread::sleep(AGAIN);
-                    self.store().settle();
-                }
+#[allow(clippy::disallowed_methods, reason = "there is no state to wait for: only the disk knows when it takes writes again")]
+/// The next job; while the disk refuses something, that is tried again in between.
+fn next_job(inbox: &mut mpsc::Receiver<Job>, store: &mut Store) -> Option<Job> {
+    while !store.refused.is_empty() {
+        match inbox.try_recv() {
+            Ok(job) => return Some(job),
+            Err(mpsc::error::TryRecvError::Disconnected) => return None,
+            Err(mpsc::error::TryRecvError::Empty) => {
+                std::thread::sleep(AGAIN);
+                store.settle();
             }
         }
-        inbox.blocking_recv()
     }
-
-    /// What the thread does, until nobody can ask any more.
-    fn serve(&self, mut inbox: mpsc::Receiver<Job>) {
-        while let Some(first) = self.next_job(&mut inbox) {
-            let mut requests = Vec::new();
-            let mut after = None;
-            let mut job = Some(first);
-            while let Some(next) = job.take() {
-                match next {
-                    Job::Keep(messages, done) => {
-                        requests.push((messages, done));
-                        job = if requests.len() < TOGETHER { inbox.try_recv().ok() } else { None };
-                    }
-                    other => after = Some(other),
-                }
-            }
-            let jobs = requests.len() + usize::from(after.is_some());
-            guarded(|| {
-                let mut store = self.store();
-                if !requests.is_empty() {
-                    store.keep_together(requests);
-                }
-                match after {
-                    Some(Job::Do(job)) => {
-                        store.settle();
-                        job(&mut store);
-                    }
-                    Some(Job::Post(posted)) => store.post(posted),
-                    _ => {}
-                }
-            });
-            self.jobs.fetch_sub(jobs, Ordering::SeqCst);
-        }
-    }
-}
-
-/// One bad job must not end the only writer.
-fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-    if done.is_err() {
-        tracing::error!("a store job panicked");
-    }
-    done.ok()
+    inbox.blocking_recv()
 }
 
 #[derive(Clone)]
 pub struct StoreHandle {
     jobs: mpsc::Sender<Job>,
-    desk: Arc<Desk>,
 }
 
 impl StoreHandle {
     pub fn start(disk: Arc<dyn Disk>, root: Root) -> io::Result<(Self, std::thread::JoinHandle<()>)> {
-        let (jobs, inbox) = mpsc::channel::<Job>(BACKLOG);
-        let desk = Arc::new(Desk { store: Mutex::new(Store::new(disk, root)), jobs: AtomicUsize::new(0) });
-        let theirs = desk.clone();
-        let thread = std::thread::Builder::new().name("store".into()).spawn(move || theirs.serve(inbox))?;
-        Ok((StoreHandle { jobs, desk }, thread))
-    }
-
-    /// The store, when nobody is at it and nothing was asked for before.
-    fn free(&self) -> Option<MutexGuard<'_, Store>> {
-        // Where others would have to wait for us, the thread does it.
-        let alone = Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread;
-        if !alone || self.desk.jobs.load(Ordering::SeqCst) > 0 {
-            return None;
-        }
-        self.desk.store.try_lock().ok().filter(|store| store.is_settled())
-    }
-
-    /// Hands a job to the thread.
-    async fn ask(&self, job: Job) -> io::Result<()> {
-        self.desk.jobs.fetch_add(1, Ordering::SeqCst);
-        let sent = self.jobs.send(job).await;
-        sent.map_err(|_| {
-            self.desk.jobs.fetch_sub(1, Ordering::SeqCst);
-            io::Error::other("the store has ended")
-        })
+        let (jobs, mut inbox) = mpsc::channel::<Job>(BACKLOG);
+        let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
+            let mut store = Store::new(disk, root);
+            while let Some(first) = next_job(&mut inbox, &mut store) {
+                let mut requests = Vec::new();
+                let mut after = None;
+                let mut job = Some(first);
+                while let Some(next) = job.take() {
+                    match next {
+                        Job::Keep(messages, done) => {
+                            requests.push((messages, done));
+                            job = if requests.len() < TOGETHER { inbox.try_recv().ok() } else { None };
+                        }
+                        other => after = Some(other),
+                    }
+                }
+                // One bad job must not end the only writer.
+                let work = std::panic::AssertUnwindSafe(|| {
+                    if !requests.is_empty() {
+                        store.keep_together(requests);
+                    }
+                    match after {
+                        Some(Job::Do(job)) => {
+                            store.settle();
+                            job(&mut store);
+                        }
+                        Some(Job::Post(posted)) => store.post(posted),
+                        _ => {}
+                    }
+                });
+                if std::panic::catch_unwind(work).is_err() {
+                    tracing::error!("a store job panicked");
+                }
+            }
+        })?;
+        Ok((StoreHandle { jobs }, thread))
     }
 
     /// Keeps messages of one request; they come back with their places in the order.
-    pub async fn keep(&self, mut messages: Vec<Message>) -> io::Result<Vec<Message>> {
-        if let Some(mut store) = self.free() {
-            let kept = tokio::task::block_in_place(|| guarded(|| store.keep(&mut messages)));
-            return kept.unwrap_or_else(dropped).map(|()| messages);
-        }
+    pub async fn keep(&self, messages: Vec<Message>) -> io::Result<Vec<Message>> {
         let (done, result) = oneshot::channel();
-        self.ask(Job::Keep(messages, done)).await?;
-        result.await.unwrap_or_else(|_| dropped())
+        self.jobs.send(Job::Keep(messages, done)).await.map_err(|_| io::Error::other("the store has ended"))?;
+        result.await.map_err(|_| io::Error::other("the store dropped the job"))?
     }
 
     /// Runs a job and waits for its result.
     pub async fn run<T: Send + 'static>(&self, job: impl FnOnce(&mut Store) -> io::Result<T> + Send + 'static) -> io::Result<T> {
-        if let Some(mut store) = self.free() {
-            return tokio::task::block_in_place(|| guarded(|| job(&mut store))).unwrap_or_else(dropped);
-        }
         let (done, result) = oneshot::channel();
         let boxed = Job::Do(Box::new(move |store| {
             let outcome = job(store);
             // Whoever asked may have gone.
             let _ = done.send(outcome);
         }));
-        self.ask(boxed).await?;
-        result.await.unwrap_or_else(|_| dropped())
+        self.jobs.send(boxed).await.map_err(|_| io::Error::other("the store has ended"))?;
+        result.await.map_err(|_| io::Error::other("the store dropped the job"))?
     }
 
     /// Runs a job after all that were asked for before; one that the disk refuses is tried again until it
     /// succeeds, so repeating it must do no harm.
     pub async fn post(&self, what: &'static str, job: impl FnMut(&mut Store) -> io::Result<()> + Send + 'static) {
-        if self.ask(Job::Post(Posted { what, tries: 0, job: Box::new(job) })).await.is_err() {
+        if self.jobs.send(Job::Post(Posted { what, tries: 0, job: Box::new(job) })).await.is_err() {
             tracing::error!(what, "the store has ended");
         }
     }
-}
-
-fn dropped<T>() -> io::Result<T> {
-    Err(io::Error::other("the store dropped the job"))
 }
 
 #[cfg(test)]
@@ -326,31 +265,5 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(*done.lock().unwrap(), [1, 2, 3]);
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_is_done_on_the_spot_keeps_the_order_and_survives_a_panic() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, _thread) = StoreHandle::start(Arc::new(OsDisk), Root::at(dir.path())).unwrap();
-        let on_the_spot = || store.run(|_| Ok(std::thread::current().name() != Some("store")));
-        assert!(on_the_spot().await.unwrap(), "nobody else is at the store");
-        for round in 0..200u32 {
-            let seen: Arc<Mutex<Vec<u32>>> = Arc::default();
-            let note = |n: u32| {
-                let seen = seen.clone();
-                move |_: &mut Store| {
-                    seen.lock().unwrap().push(n);
-                    Ok(())
-                }
-            };
-            store.post("posted", note(1)).await;
-            store.run(note(2)).await.unwrap();
-            store.post("posted", note(3)).await;
-            store.run(note(4)).await.unwrap();
-            assert_eq!(*seen.lock().unwrap(), [1, 2, 3, 4], "round {round}");
-        }
-        while !on_the_spot().await.unwrap() {}
-        assert!(store.run(|_| -> io::Result<()> { panic!("a bad job") }).await.is_err());
-        assert!(on_the_spot().await.unwrap(), "the next one is done all the same");
     }
 }
