@@ -695,6 +695,15 @@ fn failed_launches_feed_the_loop_guard_too() {
     w.event(Event::Accepted(entry(1)));
     w.pass(3_600_000);
     assert_eq!((w.launches, w.peer.hold), (3, Some(Hold::CrashLoop)));
+    assert!(w.peer.deaths.iter().all(|d| d.age_ms == 0) && !w.told.iter().any(|e| matches!(e, Effect::Died { .. })), "nothing has lived: {:?}", w.peer.deaths);
+    let why = |e: &Effect| matches!(e, Effect::Notice { text } if text == "echo-a could not be started: no");
+    assert_eq!(w.told.iter().filter(|e| why(e)).count(), 1, "{:?}", w.told);
+    // Where the guard does not end it, the pauses grow.
+    let mut w = World::new();
+    (w.launch_fails, w.peer.timing.crashloop_max) = (true, u32::MAX);
+    w.event(Event::Accepted(entry(1)));
+    w.pass(3_600_000);
+    assert!((10..60).contains(&w.launches), "{} launches within an hour", w.launches);
 }
 
 #[test]
