@@ -707,6 +707,30 @@ fn failed_launches_feed_the_loop_guard_too() {
 }
 
 #[test]
+fn what_keeps_a_session_is_said_when_asked_and_changes_nothing() {
+    let mut w = World::new();
+    let said = |w: &mut World| {
+        let before = format!("{:?}", w.peer);
+        w.told.clear();
+        w.event(Event::Review);
+        assert_eq!(format!("{:?}", w.peer), before);
+        w.told.iter().find_map(|e| if let Effect::Supervise { action, reason, .. } = e { Some((*action, reason.clone())) } else { None })
+    };
+    assert_eq!(said(&mut w), None, "there is no session");
+    w.deliver(1);
+    w.event(Event::Hook { inc: 1, fact: HookFact::TurnEnded });
+    assert_eq!(said(&mut w), Some(("alive", "no bound is set".into())));
+    w.peer.rules.idle_ms = Some(60_000);
+    w.pass(10_000);
+    assert_eq!(said(&mut w), Some(("alive", "quiet for 10 s, looked at in 50 s".into())));
+    w.peer.rules.external = true;
+    assert_eq!(said(&mut w), Some(("skipped-external", "the session of somebody else".into())));
+    w.peer.rules.external = false;
+    w.event(Event::Hook { inc: 1, fact: HookFact::PromptSubmitted { ids: Vec::new() } });
+    assert_eq!(said(&mut w), Some(("alive", "a turn runs".into())));
+}
+
+#[test]
 fn an_outcome_of_an_older_incarnation_changes_nothing() {
     let mut w = World::new();
     w.deliver(1);
