@@ -195,17 +195,32 @@ fn a_recorded_pid_that_is_somebody_elses_now_signals_nobody() {
 }
 
 #[test]
-fn a_lost_tmux_server_leaves_no_agent_and_is_named() {
-    let host = Host::with_peers(&["a"]);
-    host.deliver("a", "hello");
-    let (server, keeper) = (host.session("echo-a").unwrap()["server"].clone(), keeper(&host, "echo-a"));
-    signal(&serde_json::from_value(server).unwrap(), Signal::SIGKILL);
+fn a_lost_tmux_server_leaves_no_agent_and_its_last_screen_and_is_named() {
+    let mut host = Host::with_peers(&["a"]);
+    let server = |host: &Host| serde_json::from_value(host.session("echo-a").unwrap()["server"].clone()).unwrap();
+    let kept = |host: &Host, inc: u32| std::fs::read_to_string(host.state_dir("echo-a").join(format!("exits/{inc}.screen.txt"))).unwrap_or_default();
+    host.deliver("a", "say: famous last words");
+    host.until("its screen is kept while it runs", || kept(&host, 1).contains("famous last words"));
+    let keeper_of_a = keeper(&host, "echo-a");
+    signal(&server(&host), Signal::SIGKILL);
     host.until("its end is written down", || !host.exits("echo-a").is_empty());
-    assert!(!process::is_alive(&keeper));
+    assert!(!process::is_alive(&keeper_of_a));
     let line = &host.exits("echo-a")[0];
     assert!(line.contains(" inc=1 kind=death cause=tmux-lost "), "{line}");
-    assert!(!line.contains(" screen="), "nobody holds its screen any more: {line}");
+    assert!(screen_of(line).contains("famous last words"), "{line}");
+    assert!(host.screen("a").contains("famous last words"), "`screen` shows it while nothing runs");
     host.until("its socket is removed", || host.sockets().is_empty());
+    // The same when the daemon goes with it.
+    host.deliver("a", "say: gone together");
+    host.until("the next screen is kept", || kept(&host, 2).contains("gone together"));
+    let (server, keeper) = (server(&host), keeper(&host, "echo-a"));
+    host.kill_daemon();
+    signal(&server, Signal::SIGKILL);
+    host.until("the keeper has ended it", || !process::is_alive(&keeper));
+    host.start();
+    host.until("its end is written down", || host.exits("echo-a").len() == 2);
+    let line = &host.exits("echo-a")[1];
+    assert!(line.contains(" inc=2 kind=death cause=tmux-lost ") && screen_of(line).contains("gone together"), "{line}");
     host.deliver("a", "again");
 }
 
