@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// At most this much of what was shown last is missing.
+/// Between a change and the look at it: so much of what was shown last may be missing.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Where the last screen of a session lies.

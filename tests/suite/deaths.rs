@@ -210,17 +210,24 @@ fn a_lost_tmux_server_leaves_no_agent_and_its_last_screen_and_is_named() {
     assert!(screen_of(line).contains("famous last words"), "{line}");
     assert!(host.screen("a").contains("famous last words"), "`screen` shows it while nothing runs");
     host.until("its socket is removed", || host.sockets().is_empty());
-    // The same when the daemon goes with it.
-    host.deliver("a", "say: gone together");
-    host.until("the next screen is kept", || kept(&host, 2).contains("gone together"));
-    let (server, keeper) = (server(&host), keeper(&host, "echo-a"));
-    host.kill_daemon();
-    signal(&server, Signal::SIGKILL);
-    host.until("the keeper has ended it", || !process::is_alive(&keeper));
-    host.start();
-    host.until("its end is written down", || host.exits("echo-a").len() == 2);
-    let line = &host.exits("echo-a")[1];
-    assert!(line.contains(" inc=2 kind=death cause=tmux-lost ") && screen_of(line).contains("gone together"), "{line}");
+    // The same when the daemon goes with it, and when the whole host does.
+    for (inc, cause) in [(2, "tmux-lost"), (3, "host-reboot")] {
+        host.deliver("a", &format!("say: gone together {inc}"));
+        host.until("its screen is kept", || kept(&host, inc).contains(&format!("gone together {inc}")));
+        let (server, keeper) = (server(&host), keeper(&host, "echo-a"));
+        host.kill_daemon();
+        signal(&server, Signal::SIGKILL);
+        host.until("the keeper has ended it", || !process::is_alive(&keeper));
+        if cause == "host-reboot" {
+            let mut record = host.session("echo-a").unwrap();
+            record["boot_id"] = "another-boot".into();
+            std::fs::write(host.state_dir("echo-a").join("session.json"), record.to_string()).unwrap();
+        }
+        host.start();
+        host.until("its end is written down", || host.exits("echo-a").len() == inc as usize);
+        let line = &host.exits("echo-a")[inc as usize - 1];
+        assert!(line.contains(&format!(" inc={inc} kind=death cause={cause} ")) && screen_of(line).contains(&format!("gone together {inc}")), "{line}");
+    }
     host.deliver("a", "again");
 }
 
