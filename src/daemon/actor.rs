@@ -32,9 +32,9 @@ use tokio::task::JoinSet;
 
 /// Events that may wait for one actor; a sender beyond that waits.
 const INBOX: usize = 1024;
-/// Between tries to read a peer's state.
 /// The two clocks are read one after the other: only more than this is a suspended host.
 const SUSPEND_MS: Millis = 1_000;
+/// Between tries to read a peer's state.
 const RESTORE_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -79,8 +79,8 @@ pub struct Snapshot {
     /// Where the live session is.
     pub session: Option<(PathBuf, String)>,
     pub last_failure: Option<String>,
-    /// Sessions that this daemon has seen die.
-    pub deaths: u64,
+    /// Sessions that this daemon has seen die, and launches that it has seen fail.
+    pub failures: u64,
     /// Nothing is being done right now.
     pub at_rest: bool,
 }
@@ -159,7 +159,7 @@ pub struct Actor {
     pub(super) by_hand: ByHand,
     publish: watch::Sender<Snapshot>,
     pub(super) last_failure: Option<String>,
-    deaths: u64,
+    failures: u64,
     /// How long the host had been suspended since its boot, when last looked at.
     suspended: Millis,
     last_death: Option<Told>,
@@ -189,7 +189,7 @@ impl Actor {
             by_hand: ByHand::default(),
             publish,
             last_failure: None,
-            deaths: 0,
+            failures: 0,
             last_death: None,
             early: Vec::new(),
             turn_sender: None,
@@ -442,7 +442,7 @@ impl Actor {
     }
 
     pub(super) fn died(&mut self, inc: Incarnation, cause: &str, claimed: Option<&MessageId>) {
-        self.deaths += 1;
+        self.failures += 1;
         self.last_death = Some(Told { inc, cause: cause.into(), claimed: claimed.cloned() });
         self.last_failure = Some(format!("the agent ended ({cause})"));
     }
@@ -455,6 +455,7 @@ impl Actor {
     }
 
     pub(super) fn failed(&mut self, detail: String) {
+        self.failures += 1;
         self.last_failure = Some(detail);
     }
 
@@ -498,7 +499,7 @@ impl Actor {
             turn_message: self.turn_sender.clone(),
             session: self.live.as_ref().map(|l| (l.pane.socket.clone(), l.pane.pane.clone())),
             last_failure: self.last_failure.clone(),
-            deaths: self.deaths,
+            failures: self.failures,
             at_rest: peer.doing.is_none(),
         };
         self.publish.send_if_modified(|old| {

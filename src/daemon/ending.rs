@@ -8,6 +8,7 @@
 use super::actor::Actor;
 use super::acts::{look_of, lost, pane};
 use super::host::Host;
+use super::last_screen;
 use super::live;
 use super::logs::Line;
 use super::strays;
@@ -157,20 +158,26 @@ pub async fn end_keeper(keeper: &ProcessRef, agent: Option<&ProcessRef>, grace_s
 /// What remains of a session: the last screen is kept, whatever still runs of it ended, the empty tmux
 /// server too, and its end is written down.
 pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
-    let Some(live) = actor.live.as_ref() else {
+    let Some(live) = actor.live.as_mut() else {
         return lost(actor, Event::Collected { inc });
     };
-    let (record, children) = (live.record.clone(), live.children.clone());
+    let (record, children, follower) = (live.record.clone(), live.children.clone(), live.screen.take());
     let pane = pane(actor, inc);
     let told = actor.death_of(inc);
     actor.tasks.spawn(async move {
         let (identity, exits) = (record.identity.clone(), exits_of(&host, &record));
         let cause = told.as_ref().map_or_else(|| live::cause_of(&record, &exits).to_string(), |t| t.cause.clone());
         let age_ms = live::age_ms(&host, &record, &exits);
-        let screen = match pane {
+        if let Some(follower) = follower {
+            // Nothing older may be written over what is saved now.
+            follower.abort();
+            let _ = follower.await;
+        }
+        let saved = match pane {
             Some(pane) if process::is_alive(&record.server) => save_screen(&host, pane, &exits).await,
             _ => None,
         };
+        let screen = saved.or_else(|| Some(last_screen::path(&exits, inc)).filter(|kept| kept.is_file()));
         // A keeper that was killed has left its agent to the kernel and to us; one that lost its terminal
         // is just ending its tree.
         if let Err(error) = end_processes(&record, &exits, host.settings.term_grace_secs).await {
@@ -218,7 +225,7 @@ fn name_children(children: &[Child]) -> Option<String> {
 
 /// Keeps what the terminal of a session shows; returns where.
 pub async fn save_screen(host: &Host, pane: PaneRef, exits: &Path) -> Option<PathBuf> {
-    let path = exits.join(format!("{}.screen.txt", pane.incarnation));
+    let path = last_screen::path(exits, pane.incarnation);
     let captured = host.terminal.look(pane).await.ok()?;
     match replace(&OsDisk, &path, Screen::parse(&captured.screen).text().as_bytes()) {
         Ok(()) => Some(path),

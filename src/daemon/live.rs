@@ -3,6 +3,7 @@
 use super::actor::Inbox;
 use super::ending;
 use super::host::Host;
+use super::last_screen;
 use crate::core::peer::event::{DeathCause, Event};
 use crate::core::runtime::Definition;
 use crate::keeper::record::{Child, ExitRecord};
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 pub struct Live {
     pub record: SessionRecord,
@@ -31,6 +32,8 @@ pub struct Live {
     output_pending: Arc<AtomicBool>,
     transcript_pending: Arc<AtomicBool>,
     death: AbortHandle,
+    /// What keeps its screen.
+    pub screen: Option<JoinHandle<()>>,
     /// Long-lived children of the agent, noted when its end was ordered.
     pub children: Arc<Mutex<Vec<Child>>>,
 }
@@ -38,6 +41,9 @@ pub struct Live {
 impl Drop for Live {
     fn drop(&mut self) {
         self.death.abort();
+        if let Some(screen) = &self.screen {
+            screen.abort();
+        }
     }
 }
 
@@ -46,6 +52,7 @@ impl Live {
         let pane = PaneRef { socket: record.socket.clone(), pane: record.pane.clone(), keeper_pid: record.keeper.pid, incarnation: record.incarnation };
         let exits = host.root.peer_state(&record.identity).join("exits");
         let death = host.tracker.spawn(watch_death(record.clone(), exits, inbox.clone())).abort_handle();
+        let screen = host.tracker.spawn(last_screen::follow(host.clone(), record.clone(), pane.clone()));
         let mut live = Live {
             record,
             pane,
@@ -57,6 +64,7 @@ impl Live {
             output_pending: Arc::default(),
             transcript_pending: Arc::default(),
             death,
+            screen: Some(screen),
             children: Arc::default(),
         };
         if definition.transcript.is_some() {

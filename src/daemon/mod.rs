@@ -13,6 +13,7 @@ pub mod ending;
 pub mod flow;
 pub mod hearing;
 pub mod host;
+pub mod last_screen;
 pub mod launching;
 pub mod ledger;
 pub mod live;

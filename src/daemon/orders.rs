@@ -47,7 +47,7 @@ pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh:
     let woke = before.is_none() || fresh;
     let up = |s: &Snapshot| s.session.is_some() && (!woke || s.incarnation != before) && (s.ready || s.reason.is_some());
     // It came up and ended at once, or could not be started at all.
-    let failed = |s: &Snapshot| s.session.is_none() && s.at_rest && (s.state == "held" || s.deaths > snapshot.deaths);
+    let failed = |s: &Snapshot| s.session.is_none() && s.at_rest && (s.state == "held" || s.failures > snapshot.failures);
     let seen = handle.wait_until(PATIENCE, |s| up(s) || (woke && failed(s))).await.unwrap_or_else(|| handle.snapshot());
     match (seen.session, seen.incarnation) {
         (Some((socket, pane)), Some(incarnation)) => {

@@ -54,19 +54,22 @@ impl Search {
 /// # Errors
 /// Names what does not end.
 pub async fn clear(host: &Arc<Host>, identity: &Identity, wanted: impl Fn(Incarnation) -> bool) -> Result<(), String> {
-    let mut left = Vec::new();
-    for _ in 0..ROUNDS {
+    let refused = |what: &str, which: &[Marked]| Err(format!("what an earlier session of {identity} left running {what}: {}", named(which)));
+    let mut rounds = 0..ROUNDS;
+    loop {
         let all = host.search.now(host.root.base()).await;
         let found: Vec<Marked> = all.iter().filter(|m| m.identity == *identity && wanted(m.incarnation)).cloned().collect();
         if found.is_empty() {
             return Ok(());
         }
-        left = end(host, found).await;
+        if rounds.next().is_none() {
+            return refused("starts anew as often as it is ended", &found);
+        }
+        let left = end(host, found).await;
         if !left.is_empty() {
-            break;
+            return refused("does not end", &left);
         }
     }
-    Err(format!("what an earlier session of {identity} left running does not end: {}", named(&left)))
 }
 
 /// TERM, then KILL, then the proof. Returns what still lives; says in the log what was ended.

@@ -29,6 +29,8 @@ const DEEP: Duration = Duration::from_secs(60);
 const PRUNE: Duration = Duration::from_secs(3600);
 /// Records of sessions that are kept for one identity.
 const SESSIONS_KEPT: usize = 64;
+/// Whether sessions that are kept are told of, too.
+const VERBOSE: &str = "IAPEER_SUPERVISE_LOG_VERBOSE";
 
 pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
     let came = Arc::new(Notify::new());
@@ -37,6 +39,7 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
     let _watch = host.watch.entries(&host.root.spool(), Box::new(move || told.notify_one())).ok();
     // What came between the actors' start and this watch.
     take_in(&host).await;
+    let verbose = is_on(std::env::var(VERBOSE).ok().as_deref());
     let mut deep = tokio::time::interval(deep_pause());
     let mut prune = tokio::time::interval(PRUNE);
     let mut look = tokio::time::interval(LOOK);
@@ -50,6 +53,9 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
                 take_in(&host).await;
                 retry_degraded(&host).await;
                 host.touched.mark(What::Everything);
+                if verbose {
+                    review(&host).await;
+                }
             }
             _ = prune.tick() => forget(&host).await,
             _ = look.tick(), if waits => look_at_waiting(&host).await,
@@ -64,6 +70,17 @@ fn deep_pause() -> Duration {
         return Duration::from_millis(ms);
     }
     DEEP
+}
+
+fn is_on(value: Option<&str>) -> bool {
+    matches!(value, Some("1" | "true" | "yes"))
+}
+
+/// What keeps each session is told, for whoever wonders why none is ended.
+async fn review(host: &Host) {
+    for handle in host.handles() {
+        handle.event(Event::Review).await;
+    }
 }
 
 async fn mail_comes(host: &Host) {

@@ -254,6 +254,7 @@ impl Agent {
                     None => return Ok(Some(0)),
                 },
                 Instruction::OfItself(what) => self.of_itself(&what)?,
+                Instruction::Child(time) => self.start_child(time)?,
                 Instruction::Send { to, text } => self.send(&to, None, &text)?,
                 Instruction::Reply(reply) => match &envelope {
                     Some(e) => self.send(e.from, Some(e.id), &reply)?,
@@ -340,6 +341,22 @@ impl Agent {
             Some(Ok(out)) => format!("not said: {}", String::from_utf8_lossy(&out.stderr).lines().next().unwrap_or("no reason given")),
             Some(Err(e)) => format!("not said: {e}"),
             None => "no way to say it".into(),
+        };
+        self.say(format!("  {told}"));
+        self.transcript.note(&told)
+    }
+
+    /// Only ever `sleep`: a message must not be able to choose what runs.
+    fn start_child(&mut self, time: Duration) -> io::Result<()> {
+        let started = Command::new("sleep").arg(time.as_secs_f64().to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let told = match started {
+            Ok(mut child) => {
+                let told = format!("started child {}", child.id());
+                // Whenever it ends, no zombie of it stays.
+                std::thread::spawn(move || child.wait());
+                told
+            }
+            Err(e) => format!("no child started: {e}"),
         };
         self.say(format!("  {told}"));
         self.transcript.note(&told)

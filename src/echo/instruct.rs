@@ -9,6 +9,7 @@
 //! | `work: 3s` (or `250ms`) | is busy for that long; Esc interrupts |
 //! | `ask: TEXT` | shows a yes/no dialog and waits |
 //! | `self: fresh`, `self: done` | says so of its session |
+//! | `child: 600s` | starts a child process that lives that long, as a development server would |
 //! | `crash: 7` | exits at once with that code |
 
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub enum Instruction {
     Ask(String),
     /// `iapeer self-WORD`.
     OfItself(String),
+    /// A process of its own that outlives the turn.
+    Child(Duration),
     Crash(i32),
 }
 
@@ -56,6 +59,7 @@ fn line(line: &str) -> Option<Instruction> {
         "work" => Instruction::Work(duration(rest.trim())?),
         "self" => Instruction::OfItself(rest.trim().into()),
         "ask" => Instruction::Ask(rest.into()),
+        "child" => Instruction::Child(duration(rest.trim())?),
         "crash" => Instruction::Crash(rest.trim().parse().ok()?),
         "tell" => {
             let (to, text) = rest.trim_start().split_once(' ')?;
@@ -80,7 +84,7 @@ fn duration(text: &str) -> Option<Duration> {
     if let Some(ms) = text.strip_suffix("ms") {
         return ms.trim().parse().ok().map(Duration::from_millis);
     }
-    text.strip_suffix('s').unwrap_or(text).trim().parse().ok().map(Duration::from_secs_f64)
+    Duration::try_from_secs_f64(text.strip_suffix('s').unwrap_or(text).trim().parse().ok()?).ok()
 }
 
 #[cfg(test)]
@@ -89,7 +93,9 @@ mod tests {
 
     #[test]
     fn instructions_are_read_line_by_line() {
-        let got = parse("hello\ntell: b reply: yes\nwork: 1.5s\nrelay: b,c,a 2\nrelay: b 0\nreply: done: yes\ncrash: 7\nask: sure?\nwork: 20ms");
+        let got = parse(
+            "hello\ntell: b reply: yes\nwork: 1.5s\nrelay: b,c,a 2\nrelay: b 0\nreply: done: yes\ncrash: 7\nask: sure?\nwork: 20ms\nchild: 600s\nchild: sh -c true\nwork: -1",
+        );
         assert_eq!(
             got,
             [
@@ -100,6 +106,7 @@ mod tests {
                 Instruction::Crash(7),
                 Instruction::Ask("sure?".into()),
                 Instruction::Work(Duration::from_millis(20)),
+                Instruction::Child(Duration::from_secs(600)),
             ]
         );
     }

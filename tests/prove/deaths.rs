@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What is killed, and the cause that the lifecycle log must give; `None`: nobody may have died.
-const VICTIMS: [(&str, Option<&str>); 5] =
-    [("server", Some("tmux-lost")), ("keeper", Some("unknown")), ("agent", Some("signal-9")), ("child", None), ("client", None)];
+const VICTIMS: [(&str, Option<&str>); 6] =
+    [("server", Some("tmux-lost")), ("keeper", Some("unknown")), ("agent", Some("signal-9")), ("child", None), ("hooks", None), ("client", None)];
 /// The peer that lives through the kills of the daemon.
 const DAEMON: &str = "survivor";
 /// Messages around each kill.
@@ -23,12 +23,8 @@ const TRAFFIC: usize = 3;
 
 pub fn run(plan: &Plan) -> Verdict {
     let rounds = plan.pick(10, 30);
-    let mut host = Host::new();
-    // The test profile: random kills are no crash loop here, and each back-off is the first.
-    host.env.insert("IAPEER_CRASHLOOP_MAX".into(), "1000000".into());
-    host.env.insert("IAPEER_CRASHLOOP_WINDOW_SECS".into(), "1".into());
     let names: Vec<String> = VICTIMS.iter().map(|(name, _)| *name).chain([DAEMON]).map(String::from).collect();
-    let mut host = tally::warm(host, &names);
+    let mut host = tally::live_host(&names);
     let (over, faults, sent) = (AtomicBool::new(false), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| watch_for_two(&host, &names, &over));
@@ -68,11 +64,31 @@ pub fn run(plan: &Plan) -> Verdict {
             faults.push(format!("{victim}: {want} deaths wanted, {} found, {right} with cause {cause:?}", deaths.len()));
             faults.extend(deaths.iter().filter(|l| cause.is_none_or(|c| !l.contains(&format!(" cause={c} ")))).map(|l| l.to_string()));
         }
+        if cause.is_none() {
+            faults.extend(charged(&host, victim, &log));
+        }
         found.push(if cause.is_some() { format!("{victim} {right}/{want}") } else { format!("{victim} {rounds} survived") });
     }
     found.push(format!("daemon {rounds} survived"));
     let again = copies.values().map(|n| n - 1).sum::<usize>();
     Verdict::new(format!("{rounds} kills each; deaths named right: {}; {} messages, {again} marked redeliveries", found.join(", "), sent.len()), faults)
+}
+
+/// What a peer was made to pay although nobody of it had died: its one session goes on, each message came
+/// once, and no death is remembered.
+fn charged(host: &Host, victim: &str, log: &str) -> Vec<String> {
+    let identity = format!("echo-{victim}");
+    let of_it: Vec<&str> = log.lines().filter(|l| l.contains(&format!(" identity={identity} "))).collect();
+    let lines = |event: &'static str| of_it.iter().filter(move |l| l.contains(&format!(" ev={event} ")));
+    let unwanted = ["death", "backoff", "crash-loop", "wake-failed", "supervise", "stray-ended"];
+    let mut faults: Vec<String> = unwanted.into_iter().flat_map(lines).map(|l| l.to_string()).collect();
+    let wakes = lines("wake").count();
+    faults.extend((wakes != 1).then(|| format!("{victim}: {wakes} launches")));
+    let again = tally::turns(host, victim).iter().filter(|t| !t.redelivery().is_empty()).count();
+    faults.extend((again != 0).then(|| format!("{victim}: {again} messages delivered again")));
+    let deaths = std::fs::read_to_string(host.state_dir(&identity).join("deaths.json")).unwrap_or_default();
+    faults.extend(deaths.contains("incarnation").then(|| format!("{victim}: deaths on record: {deaths}")));
+    faults
 }
 
 /// The daemon, in the middle of deliveries, with all sessions live: the next one goes on with the very same.
@@ -119,23 +135,29 @@ impl Site<'_> {
         // A message proves that it is up.
         let first = self.api.send(self.victim, "are you there");
         let mut faults: Vec<String> = self.api.wait_submitted(&first).err().into_iter().collect();
+        if dies {
+            // The operator forgives the last one: each back-off is the first, and these are no crash loop.
+            host.run(&["start", self.victim]).ok();
+        }
         let session = host.session(&identity).unwrap();
         let client = (self.victim == "client").then(|| Client::attach(host, &session, round));
+        let child = (self.victim == "child").then(|| self.start_child());
         let mut sent = vec![first];
         sent.extend((0..TRAFFIC).map(|n| self.api.send(self.victim, &format!("work: 20ms\nmessage {n}"))));
         self.random.pause(Duration::from_millis(150));
         let number = |v: &Value| v.as_i64().unwrap() as i32;
         let agent = || number(&self.start_record(&identity, &session)["agent"]["pid"]);
-        match (self.victim, &client) {
-            ("server", _) => proc::end(number(&session["server"]["pid"])),
-            ("keeper", _) => proc::end(number(&session["keeper"]["pid"])),
-            ("agent", _) => proc::end(agent()),
-            (_, Some(client)) => client.kill(),
+        match self.victim {
+            "server" => proc::end(number(&session["server"]["pid"])),
+            "keeper" => proc::end(number(&session["keeper"]["pid"])),
+            "agent" => proc::end(agent()),
+            "client" => client.as_ref().unwrap().kill(),
+            "child" => proc::end(child.unwrap()),
             _ => {
-                // Its hooks are its children; the next turn has one.
+                // Hooks are children too; the next turn has one.
                 let agent = agent();
                 sent.push(self.api.send(self.victim, "one more"));
-                host.until("the agent has a child", || proc::children(agent).into_iter().inspect(|pid| proc::end(*pid)).count() > 0);
+                host.until("a hook runs", || proc::children(agent).into_iter().inspect(|pid| proc::end(*pid)).count() > 0);
             }
         }
         if dies {
@@ -149,6 +171,20 @@ impl Site<'_> {
         host.until(&format!("the mail of round {round} arrives after the end of the {}", self.victim), all_there);
         faults.iter_mut().for_each(|f| f.insert_str(0, &format!("{} {round}: ", self.victim)));
         (sent, faults)
+    }
+
+    /// A child of the agent that stays while turns come and go.
+    fn start_child(&mut self) -> i32 {
+        let host = self.host;
+        let started = || {
+            let notes = tally::records(host, self.victim);
+            let pids = notes.iter().filter_map(|r| r["text"].as_str()?.strip_prefix("started child ")?.parse::<i32>().ok());
+            pids.collect::<Vec<_>>()
+        };
+        let before = started().len();
+        self.api.send(self.victim, "child: 600s");
+        host.until("the agent has a child", || started().len() > before);
+        started()[before]
     }
 
     fn start_record(&self, identity: &str, session: &Value) -> Value {

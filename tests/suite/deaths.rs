@@ -3,13 +3,13 @@
 use crate::harness::{Host, program, tmux};
 use crate::security::Agent;
 use iapeer::core::message::ProcessRef;
-use iapeer::sys::process;
+use iapeer::sys::{marks, process};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// A process of this test that no session has anything to do with.
@@ -53,6 +53,22 @@ fn keeper(host: &Host, identity: &str) -> ProcessRef {
 
 fn signal(process: &ProcessRef, number: Signal) {
     kill(Pid::from_raw(process.pid), number).unwrap();
+}
+
+fn agent(host: &Host, identity: &str) -> ProcessRef {
+    let file = host.state_dir(identity).join(format!("exits/{}.start.json", host.session(identity).unwrap()["incarnation"]));
+    let start: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    serde_json::from_value(start["agent"].clone()).unwrap()
+}
+
+/// Has the agent of an `echo` peer start a process that stays.
+fn start_child(host: &Host, name: &str) -> ProcessRef {
+    let of_agent = || process::children(agent(host, &format!("echo-{name}")).pid).into_iter().filter(|pid| process::name(*pid) == "sleep").collect::<Vec<_>>();
+    let before = of_agent();
+    host.deliver(name, "child: 600s");
+    let new = || of_agent().into_iter().find(|pid| !before.contains(pid));
+    host.until("the agent has a child", || new().is_some());
+    process::reference(new().unwrap()).unwrap()
 }
 
 /// Where an exit line says that the last screen lies, and what is in it.
@@ -179,17 +195,39 @@ fn a_recorded_pid_that_is_somebody_elses_now_signals_nobody() {
 }
 
 #[test]
-fn a_lost_tmux_server_leaves_no_agent_and_is_named() {
-    let host = Host::with_peers(&["a"]);
-    host.deliver("a", "hello");
-    let (server, keeper) = (host.session("echo-a").unwrap()["server"].clone(), keeper(&host, "echo-a"));
-    signal(&serde_json::from_value(server).unwrap(), Signal::SIGKILL);
+fn a_lost_tmux_server_leaves_no_agent_and_its_last_screen_and_is_named() {
+    let mut host = Host::with_peers(&["a"]);
+    let server = |host: &Host| serde_json::from_value(host.session("echo-a").unwrap()["server"].clone()).unwrap();
+    let kept = |host: &Host, inc: u32| std::fs::read_to_string(host.state_dir("echo-a").join(format!("exits/{inc}.screen.txt"))).unwrap_or_default();
+    host.deliver("a", "say: famous last words");
+    host.until("its screen is kept while it runs", || kept(&host, 1).contains("famous last words"));
+    let keeper_of_a = keeper(&host, "echo-a");
+    signal(&server(&host), Signal::SIGKILL);
     host.until("its end is written down", || !host.exits("echo-a").is_empty());
-    assert!(!process::is_alive(&keeper));
+    assert!(!process::is_alive(&keeper_of_a));
     let line = &host.exits("echo-a")[0];
     assert!(line.contains(" inc=1 kind=death cause=tmux-lost "), "{line}");
-    assert!(!line.contains(" screen="), "nobody holds its screen any more: {line}");
+    assert!(screen_of(line).contains("famous last words"), "{line}");
+    assert!(host.screen("a").contains("famous last words"), "`screen` shows it while nothing runs");
     host.until("its socket is removed", || host.sockets().is_empty());
+    // The same when the daemon goes with it, and when the whole host does.
+    for (inc, cause) in [(2, "tmux-lost"), (3, "host-reboot")] {
+        host.deliver("a", &format!("say: gone together {inc}"));
+        host.until("its screen is kept", || kept(&host, inc).contains(&format!("gone together {inc}")));
+        let (server, keeper) = (server(&host), keeper(&host, "echo-a"));
+        host.kill_daemon();
+        signal(&server, Signal::SIGKILL);
+        host.until("the keeper has ended it", || !process::is_alive(&keeper));
+        if cause == "host-reboot" {
+            let mut record = host.session("echo-a").unwrap();
+            record["boot_id"] = "another-boot".into();
+            std::fs::write(host.state_dir("echo-a").join("session.json"), record.to_string()).unwrap();
+        }
+        host.start();
+        host.until("its end is written down", || host.exits("echo-a").len() == inc as usize);
+        let line = &host.exits("echo-a")[inc as usize - 1];
+        assert!(line.contains(&format!(" inc={inc} kind=death cause={cause} ")) && screen_of(line).contains(&format!("gone together {inc}")), "{line}");
+    }
     host.deliver("a", "again");
 }
 
@@ -263,10 +301,122 @@ fn a_death_leaves_its_last_screen_and_a_line_that_the_verbs_show() {
     assert_eq!(deaths[0]["cause"], "exit-7", "{deaths}");
     host.deliver("a", "say: famous last words");
     host.until("they are said", || host.screen("a").contains("famous last words"));
-    let start: Value = serde_json::from_slice(&std::fs::read(host.state_dir("echo-a").join("exits/2.start.json")).unwrap()).unwrap();
-    signal(&serde_json::from_value(start["agent"].clone()).unwrap(), Signal::SIGKILL);
+    signal(&agent(&host, "echo-a"), Signal::SIGKILL);
     host.until("the second end is written down", || host.exits("echo-a").len() == 2);
     let line = host.exits("echo-a")[1].clone();
     assert!(line.contains(" inc=2 kind=death cause=signal-9 ") && screen_of(&line).contains("famous last words"), "{line}");
+    assert!(!line.contains(" claimed="), "nothing was in flight: {line}");
     assert!(host.screen("a").contains("famous last words"), "`screen` shows it while nothing runs");
+}
+
+#[test]
+fn a_death_names_the_message_that_was_in_flight() {
+    let host = Host::with_peers(&["a"]);
+    host.deliver("a", "hello");
+    host.until("its turn is over", || host.presence("a")["turn"] == "idle");
+    let agent = agent(&host, "echo-a");
+    // It takes nothing in any more: what is typed now, nobody has read when it dies.
+    signal(&agent, Signal::SIGSTOP);
+    let id = host.run(&["send", "a", "later", "--json"]).ok().json()["id"].as_str().unwrap().to_string();
+    host.until("it is in flight", || host.message(&id)["state"] == "injected");
+    signal(&agent, Signal::SIGKILL);
+    host.until("its end is written down", || !host.exits("echo-a").is_empty());
+    let line = &host.exits("echo-a")[0];
+    assert!(line.contains(" inc=1 kind=death cause=signal-9 ") && line.contains(&format!(" claimed={id}")), "{line}");
+    let log = host.lifecycle();
+    assert!(log.lines().any(|l| l.contains("ev=death identity=echo-a inc=1 ") && l.ends_with(&format!(" claimed={id}"))), "{log}");
+    assert!(host.run(&["explain", "a"]).ok().out.contains(&format!(", while it had {id}")));
+    host.until("the next session has it", || host.turns("a").len() == 2);
+    assert!(host.turns("a")[1].contains(&format!("id=\"{id}\"")) && host.turns("a")[1].contains("redelivered="), "{:?}", host.turns("a"));
+}
+
+#[test]
+fn long_lived_children_are_named_at_the_end_of_their_session_and_young_ones_are_not() {
+    let host = Host::with_peers(&["a", "b"]);
+    let mut old = Vec::new();
+    for name in ["a", "b"] {
+        host.deliver(name, "hello");
+        old.push(start_child(&host, name));
+    }
+    // More than a minute is what counts: their age is the state that is waited for.
+    while old.iter().any(|child| process::age_secs(child) <= 60) {
+        std::thread::sleep(std::time::Duration::from_millis(250));
+    }
+    let young = [start_child(&host, "a"), start_child(&host, "b")];
+    signal(&agent(&host, "echo-a"), Signal::SIGKILL);
+    host.run(&["stop", "b"]).ok();
+    for (n, (name, kind)) in [("a", "kind=death cause=signal-9"), ("b", "kind=ordered cause=exit-0")].into_iter().enumerate() {
+        host.until("its end is written down", || !host.exits(&format!("echo-{name}")).is_empty());
+        let line = &host.exits(&format!("echo-{name}"))[0];
+        let (named, rest) = line.split_once(" children=\"").and_then(|(_, rest)| rest.split_once('"')).unwrap_or_else(|| panic!("none named: {line}"));
+        assert!(line.contains(kind) && named.starts_with(&format!("sleep ({}, 6", old[n].pid)) && named.ends_with(" s)"), "{line}");
+        assert!(!named.contains(&young[n].pid.to_string()) && !rest.contains("sleep"), "{line}");
+        assert!(!process::is_alive(&old[n]) && !process::is_alive(&young[n]), "both ended with it\n{}", host.evidence());
+    }
+}
+
+/// Starts a process with a mark again and again, each deaf to TERM: whatever is ended, there is another one.
+/// It bears no mark itself, like a program that has overwritten its environment.
+struct Hydra {
+    head: Child,
+    lives: PathBuf,
+    root: PathBuf,
+}
+
+impl Hydra {
+    fn new(host: &Host, mark: &str) -> Hydra {
+        let lives = host.dir.path().join("hydra");
+        std::fs::write(&lives, "").unwrap();
+        let root = host.root();
+        let grow = format!("IAPEER_SESSION='{mark}' IAPEER_ROOT='{}' sleep 600 & sleep 0.2", root.display());
+        let script = format!("trap '' TERM; while [ -e '{}' ]; do {grow}; done", lives.display());
+        let head = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Hydra { head, lives, root }
+    }
+
+    /// No further one.
+    fn slay(&mut self) {
+        let _ = std::fs::remove_file(&self.lives);
+        let _ = self.head.wait();
+    }
+}
+
+impl Drop for Hydra {
+    fn drop(&mut self) {
+        self.slay();
+        for marked in marks::find(&self.root).iter().filter(|m| m.incarnation == 0) {
+            let _ = marks::signal(marked, &self.root, Signal::SIGKILL);
+        }
+    }
+}
+
+#[test]
+fn no_agent_is_started_beside_what_cannot_be_ended_and_the_operator_is_told_why() {
+    let mut host = Host::new();
+    host.env.insert("IAPEER_CRASHLOOP_MAX".into(), "1".into());
+    host.run(&["create", "a", "--runtime", "echo"]).ok();
+    std::fs::write(host.root().join("config.yaml"), "term_grace_secs: 1\n").unwrap();
+    host.start();
+    let mut hydra = Hydra::new(&host, "echo-a@0");
+    let marked = || marks::find(&host.root()).len();
+    host.until("it runs", || marked() > 0);
+    let id = host.run(&["send", "a", "hello", "--json"]).ok().json()["id"].as_str().unwrap().to_string();
+    host.until("the launch is refused", || host.lifecycle().contains("ev=wake-failed identity=echo-a inc=1 reason=launch-failed "));
+    let log = host.lifecycle();
+    let refusal = log.lines().find(|l| l.contains("ev=wake-failed")).unwrap();
+    assert!(refusal.contains("what an earlier session of echo-a left running") && refusal.contains(" sleep"), "it is named: {refusal}");
+    assert!(host.session("echo-a").is_none() && host.sockets().is_empty() && !host.state_dir("echo-a").join("exits/1.start.json").exists());
+    assert!(!log.contains("ev=death"), "nothing has died: {log}");
+    host.until("it is held", || host.presence("a")["reason"] == "crash-loop");
+    let told = || host.run(&["inbox", "--keep"]).ok().out;
+    host.until("the operator is told", || told().contains("echo-a could not be started: what an earlier session of echo-a left running"));
+    assert_ne!(host.message(&id)["state"], "dead", "its mail is kept");
+    // As often as it is asked for.
+    let asked = host.run(&["start", "a", "--json"]);
+    assert_eq!(asked.json()["error"]["code"], "wake_failed", "{asked:?}");
+    assert!(asked.out.contains("left running") && marked() > 0, "{asked:?}");
+    hydra.slay();
+    host.run(&["start", "a"]).ok();
+    host.until("its mail arrives", || host.turns("a").len() == 1);
+    host.until("only the agent is left", || marked() == 1);
 }

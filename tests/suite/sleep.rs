@@ -126,3 +126,29 @@ fn mail_that_waits_for_a_new_daemon_resumes_its_conversation_too() {
     host.until("it is back", || host.turns("a").len() == 2);
     assert_eq!(host.session("echo-a").unwrap()["session_id"], conversation, "{}", host.evidence());
 }
+
+#[test]
+fn what_keeps_a_session_is_told_to_whoever_asks_for_it() {
+    let reviewed = |verbose: &str| {
+        let mut host = Host::new();
+        host.env.extend([("IAPEER_TEST_DEEP_MS".into(), "100".into()), ("IAPEER_SUPERVISE_LOG_VERBOSE".into(), verbose.into())]);
+        for name in ["a", "e"] {
+            host.run(&["create", name, "--runtime", "echo"]).ok();
+        }
+        host.start();
+        host.deliver("a", "hello");
+        host.deliver("e", "hello");
+        host
+    };
+    let host = reviewed("yes");
+    let told = |words: &str| host.lifecycle().lines().any(|l| l.contains("ev=supervise ") && l.contains(words));
+    host.until("an idle session is told of", || told("identity=echo-a inc=1 action=alive ") && told(" reason=\"quiet for "));
+    let profile = host.root().join("peers/e/.iapeer/peer.yaml");
+    let text = std::fs::read_to_string(&profile).unwrap();
+    std::fs::write(&profile, format!("{text}managed: external\n")).unwrap();
+    host.until("so is one of somebody else", || told("identity=echo-e inc=1 action=skipped-external "));
+    host.deliver("a", "work: 1s");
+    host.until("and a turn that runs", || told("identity=echo-a inc=1 action=alive ") && told("reason=\"a turn runs\""));
+    let host = reviewed("");
+    for_a_while(&host, 1, || !host.lifecycle().contains("ev=supervise"));
+}

@@ -53,7 +53,12 @@ impl Peer {
                 match &fault {
                     LaunchFault::MissingBinary(_) => self.set_hold(Some(Hold::MissingBinary), fx),
                     LaunchFault::ProfileInvalid(_) | LaunchFault::FolderGone(_) => self.set_hold(Some(Hold::ProfileInvalid), fx),
-                    LaunchFault::Other(_) | LaunchFault::NotNow { .. } => self.note_death(inc, DeathCause::Unknown, now, None, now, fx),
+                    LaunchFault::Other(_) | LaunchFault::NotNow { .. } => {
+                        self.count_death(inc, DeathCause::Unknown, 0, None, now, fx);
+                        if self.hold == Some(Hold::CrashLoop) {
+                            fx.push(Effect::Notice { text: format!("{} could not be started: {}", self.identity, fault.detail()) });
+                        }
+                    }
                 }
             }
         }

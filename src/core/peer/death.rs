@@ -78,6 +78,11 @@ impl Peer {
 
     pub(super) fn note_death(&mut self, inc: Incarnation, cause: DeathCause, age_ms: Millis, claimed: Option<MessageId>, now: Millis, fx: &mut Vec<Effect>) {
         fx.push(Effect::Died { inc, cause: cause.to_string(), age_ms, claimed: claimed.clone() });
+        self.count_death(inc, cause, age_ms, claimed, now, fx);
+    }
+
+    /// What a death means for the next launch. One that failed counts too, although nothing has died.
+    pub(super) fn count_death(&mut self, inc: Incarnation, cause: DeathCause, age_ms: Millis, claimed: Option<MessageId>, now: Millis, fx: &mut Vec<Effect>) {
         if self.rules.keep_alive && !self.rules.external && !self.markers.stopped {
             self.wanted.get_or_insert(Wanted { cause: WantedBy::KeepAlive });
         }

@@ -121,6 +121,8 @@ pub enum Event {
     },
     /// Time passed.
     Tick,
+    /// Somebody wants to read in the log what keeps this session.
+    Review,
 
     // Outcomes of effects.
     Launched {

@@ -191,4 +191,21 @@ impl Peer {
         let (inc, age_ms) = (up.inc, now - up.since);
         fx.push(Effect::Supervise { inc, action, age_ms, reason, outcome });
     }
+
+    /// Says of a session that goes on what keeps it. Nothing is decided here.
+    pub(super) fn review(&self, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(up) = self.up().filter(|up| up.end.is_none()) else { return };
+        let action = if self.rules.external { "skipped-external" } else { "alive" };
+        let reason = match (up.turn.clone(), self.rest_due()) {
+            _ if self.rules.external => "the session of somebody else".into(),
+            _ if up.ready_at.is_none() => "it is starting".into(),
+            _ if self.quiet() => "nothing is done while it is frozen or drained".into(),
+            _ if self.flight.is_some() => "a message is on its way into it".into(),
+            (Turn::Working { .. }, _) => "a turn runs".into(),
+            (Turn::Waiting, _) => "it waits for a person".into(),
+            (Turn::Idle, None) => "no bound is set".into(),
+            (Turn::Idle, Some(due)) => format!("quiet for {} s, looked at in {} s", now.saturating_sub(up.active_at) / 1000, due.saturating_sub(now) / 1000),
+        };
+        fx.push(Effect::Supervise { inc: up.inc, action, age_ms: now - up.since, reason, outcome: "kept" });
+    }
 }

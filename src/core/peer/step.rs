@@ -219,6 +219,7 @@ impl Peer {
             }
             Event::Drain => self.draining = true,
             Event::Tick => {}
+            Event::Review => self.review(now, fx),
             Event::Hook { inc, fact } if self.is_current(inc) => self.hook(fact, now, fx),
             Event::TranscriptShows { inc, ids } if self.is_current(inc) => self.on_evidence(&ids, Evidence::Transcript, now, fx),
             Event::TranscriptTurnEnd { inc } if self.is_current(inc) => self.turn_ended(now, fx),

@@ -695,6 +695,39 @@ fn failed_launches_feed_the_loop_guard_too() {
     w.event(Event::Accepted(entry(1)));
     w.pass(3_600_000);
     assert_eq!((w.launches, w.peer.hold), (3, Some(Hold::CrashLoop)));
+    assert!(w.peer.deaths.iter().all(|d| d.age_ms == 0) && !w.told.iter().any(|e| matches!(e, Effect::Died { .. })), "nothing has lived: {:?}", w.peer.deaths);
+    let why = |e: &Effect| matches!(e, Effect::Notice { text } if text == "echo-a could not be started: no");
+    assert_eq!(w.told.iter().filter(|e| why(e)).count(), 1, "{:?}", w.told);
+    // Where the guard does not end it, the pauses grow.
+    let mut w = World::new();
+    (w.launch_fails, w.peer.timing.crashloop_max) = (true, u32::MAX);
+    w.event(Event::Accepted(entry(1)));
+    w.pass(3_600_000);
+    assert!((10..60).contains(&w.launches), "{} launches within an hour", w.launches);
+}
+
+#[test]
+fn what_keeps_a_session_is_said_when_asked_and_changes_nothing() {
+    let mut w = World::new();
+    let said = |w: &mut World| {
+        let before = format!("{:?}", w.peer);
+        w.told.clear();
+        w.event(Event::Review);
+        assert_eq!(format!("{:?}", w.peer), before);
+        w.told.iter().find_map(|e| if let Effect::Supervise { action, reason, .. } = e { Some((*action, reason.clone())) } else { None })
+    };
+    assert_eq!(said(&mut w), None, "there is no session");
+    w.deliver(1);
+    w.event(Event::Hook { inc: 1, fact: HookFact::TurnEnded });
+    assert_eq!(said(&mut w), Some(("alive", "no bound is set".into())));
+    w.peer.rules.idle_ms = Some(60_000);
+    w.pass(10_000);
+    assert_eq!(said(&mut w), Some(("alive", "quiet for 10 s, looked at in 50 s".into())));
+    w.peer.rules.external = true;
+    assert_eq!(said(&mut w), Some(("skipped-external", "the session of somebody else".into())));
+    w.peer.rules.external = false;
+    w.event(Event::Hook { inc: 1, fact: HookFact::PromptSubmitted { ids: Vec::new() } });
+    assert_eq!(said(&mut w), Some(("alive", "a turn runs".into())));
 }
 
 #[test]
