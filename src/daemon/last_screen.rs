@@ -17,8 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Between a change and the look at it: so much of what was shown last may be missing.
+/// Between the first change and the look at it.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks at a screen that goes on changing, at most: so much of what was shown last may be missing.
+const PAUSE_MOST: Duration = Duration::from_secs(30);
 
 /// Where the last screen of a session lies.
 pub fn path(exits: &Path, inc: u64) -> PathBuf {
@@ -29,8 +31,9 @@ pub fn path(exits: &Path, inc: u64) -> PathBuf {
 pub async fn follow(host: Arc<Host>, record: SessionRecord, pane: PaneRef) {
     let path = path(&host.root.peer_state(&record.identity).join("exits"), record.incarnation);
     let mut known = None;
+    let mut pause = PAUSE;
     loop {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
         let news = Arc::new(Notify::new());
         let told = news.clone();
         // Before the look: what is drawn after it, is told.
@@ -45,8 +48,10 @@ pub async fn follow(host: Arc<Host>, record: SessionRecord, pane: PaneRef) {
                 tracing::debug!(%error, path = %path.display(), "a screen could not be kept");
             }
             known = Some(text);
+            pause = PAUSE_MOST.min(pause * 2);
         } else {
             news.notified().await;
+            pause = PAUSE;
         }
     }
 }

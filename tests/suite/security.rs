@@ -528,6 +528,7 @@ fn hostile_names_create_nothing_and_reach_nothing() {
     let socket = host.root().join("run/iapeer.sock");
     // The end of a delivery is written after it is told.
     host.until("the mailbox has come to rest", || std::fs::read_dir(host.state_dir("echo-a").join("queue/done")).unwrap().count() == 2);
+    host.until("its screen is kept", || host.state_dir("echo-a").join("exits/1.screen.txt").exists());
     let files = || tree(host.dir.path()).into_iter().filter(|p| !p.to_string_lossy().contains("/.")).collect::<Vec<_>>();
     let before = files();
     for name in hostile() {
