@@ -39,7 +39,8 @@ const RESTORE_PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub enum Inbox {
-    Event(Event),
+    /// In a box: every actor keeps room for many of these.
+    Event(Box<Event>),
     /// The agent's program told something by a hook.
     Heard {
         inc: Incarnation,
@@ -98,7 +99,7 @@ impl PeerHandle {
         let _ = self.inbox.send(inbox).await;
     }
     pub async fn event(&self, event: Event) {
-        self.tell(Inbox::Event(event)).await;
+        self.tell(Inbox::Event(Box::new(event))).await;
     }
     /// Tells without waiting. A peer that is too busy to be told looks by itself within a minute.
     pub fn hint(&self, what: Touch) {
@@ -224,7 +225,7 @@ impl Actor {
                     Some(inbox) => Next::Inbox(Box::new(inbox)),
                     None => return,
                 },
-                () = sleep => Next::Inbox(Box::new(Inbox::Event(Event::Tick))),
+                () = sleep => Next::Inbox(Box::new(Inbox::Event(Box::new(Event::Tick)))),
             };
             match next {
                 Next::Outcome(outcome) => self.outcome(*outcome).await,
@@ -333,10 +334,10 @@ impl Actor {
     async fn hear(&mut self, inbox: Inbox) {
         match inbox {
             Inbox::Event(event) => {
-                if let (Event::Output { .. }, Some(live)) = (&event, &self.live) {
+                if let (Event::Output { .. }, Some(live)) = (&*event, &self.live) {
                     live.output_seen();
                 }
-                self.step(event).await;
+                self.step(*event).await;
             }
             Inbox::Heard { inc, heard } if self.peer.inc() == Some(inc) && self.live.is_none() => self.early.push((inc, heard)),
             Inbox::Heard { inc, heard } => {

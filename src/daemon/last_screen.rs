@@ -10,7 +10,7 @@ use crate::core::screen::Screen;
 use crate::ports::disk::Disk;
 use crate::ports::terminal::PaneRef;
 use crate::store::disk::{OsDisk, remove_if_there};
-use crate::store::peer_state::SessionRecord;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,8 +28,7 @@ pub fn path(exits: &Path, inc: u64) -> PathBuf {
 }
 
 /// Follows the terminal of a session until it is aborted, or the terminal is gone.
-pub async fn follow(host: Arc<Host>, record: SessionRecord, pane: PaneRef) {
-    let path = path(&host.root.peer_state(&record.identity).join("exits"), record.incarnation);
+pub async fn follow(host: Arc<Host>, tty: PathBuf, path: PathBuf, pane: PaneRef) {
     let mut known = None;
     let mut pause = PAUSE;
     loop {
@@ -37,23 +36,30 @@ pub async fn follow(host: Arc<Host>, record: SessionRecord, pane: PaneRef) {
         let news = Arc::new(Notify::new());
         let told = news.clone();
         // Before the look: what is drawn after it, is told.
-        let Ok(_watch) = host.watch.modified(&record.tty, Box::new(move || told.notify_one())) else { return };
+        let Ok(_watch) = host.watch.modified(&tty, Box::new(move || told.notify_one())) else { return };
         let shown = match host.terminal.look(pane.clone()).await {
             Ok(captured) if captured.dead => return,
             Ok(captured) => Some(Screen::parse(&captured.screen).text()),
             Err(_) => None,
         };
-        if let Some(text) = shown.filter(|text| known.as_ref() != Some(text)) {
+        if let Some(text) = shown.filter(|text| known != Some(hash(text))) {
             if let Err(error) = write(&path, &text) {
                 tracing::debug!(%error, path = %path.display(), "a screen could not be kept");
             }
-            known = Some(text);
+            known = Some(hash(&text));
             pause = PAUSE_MOST.min(pause * 2);
         } else {
             news.notified().await;
             pause = PAUSE;
         }
     }
+}
+
+/// In place of the text, which there may be hundreds of.
+fn hash(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn write(path: &Path, text: &str) -> io::Result<()> {

@@ -51,8 +51,9 @@ impl Live {
     pub fn new(host: &Arc<Host>, record: SessionRecord, inbox: mpsc::WeakSender<Inbox>, definition: &Definition) -> Self {
         let pane = PaneRef { socket: record.socket.clone(), pane: record.pane.clone(), keeper_pid: record.keeper.pid, incarnation: record.incarnation };
         let exits = host.root.peer_state(&record.identity).join("exits");
+        let kept = last_screen::path(&exits, record.incarnation);
+        let screen = host.tracker.spawn(last_screen::follow(host.clone(), record.tty.clone(), kept, pane.clone()));
         let death = host.tracker.spawn(watch_death(record.clone(), exits, inbox.clone())).abort_handle();
-        let screen = host.tracker.spawn(last_screen::follow(host.clone(), record.clone(), pane.clone()));
         let mut live = Live {
             record,
             pane,
@@ -112,7 +113,7 @@ impl Live {
         } else if self.output.is_none() {
             let (inc, pending) = (self.record.incarnation, self.output_pending.clone());
             pending.store(false, Ordering::SeqCst);
-            self.output = host.watch.modified(&self.record.tty, notify(inbox, pending, move || Inbox::Event(Event::Output { inc }))).ok();
+            self.output = host.watch.modified(&self.record.tty, notify(inbox, pending, move || Inbox::Event(Box::new(Event::Output { inc })))).ok();
         }
     }
 
@@ -153,7 +154,7 @@ async fn watch_death(record: SessionRecord, exits: PathBuf, inbox: mpsc::WeakSen
     }
     let cause = cause_of(&record, &exits);
     if let Some(sender) = inbox.upgrade() {
-        let _ = sender.send(Inbox::Event(Event::Died { inc: record.incarnation, cause })).await;
+        let _ = sender.send(Inbox::Event(Box::new(Event::Died { inc: record.incarnation, cause }))).await;
     }
 }
 
