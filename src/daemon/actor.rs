@@ -42,22 +42,13 @@ pub enum Inbox {
     /// In a box: every actor keeps room for many of these.
     Event(Box<Event>),
     /// The agent's program told something by a hook.
-    Heard {
-        inc: Incarnation,
-        heard: Heard,
-    },
+    Heard { inc: Incarnation, heard: Heard },
     /// The same, as it came.
-    Hook {
-        inc: Incarnation,
-        event: String,
-        payload: serde_json::Value,
-    },
+    Hook { inc: Incarnation, event: String, payload: serde_json::Value },
     /// Another hand may have changed files of this peer.
     Touched(Touch),
     /// The transcript grew.
-    Transcript {
-        inc: Incarnation,
-    },
+    Transcript { inc: Incarnation },
     /// Answered once everything that was told before has been taken in.
     Barrier(oneshot::Sender<()>),
 }
@@ -199,15 +190,10 @@ impl Actor {
     }
 
     async fn run(&mut self, mut receiver: mpsc::Receiver<Inbox>) {
-        let watched = self.watch_files();
-        self.rebuild().await;
-        if !watched {
-            // Its folders were made only now.
-            self.touched(Touch::All).await;
-        }
+        // In boxes: hundreds of actors do nothing but wait here.
+        Box::pin(self.begin()).await;
         loop {
             let now = self.host.clock.boot_ms();
-            self.mind_suspend(now).await;
             let due = [self.peer.next_due(now), self.by_hand.queue_due()].into_iter().flatten().min().map(|d| Duration::from_millis(d.saturating_sub(now)));
             let sleep = async {
                 match due {
@@ -227,21 +213,36 @@ impl Actor {
                 },
                 () = sleep => Next::Inbox(Box::new(Inbox::Event(Box::new(Event::Tick)))),
             };
-            match next {
-                Next::Outcome(outcome) => self.outcome(*outcome).await,
-                Next::Broken(error) => {
-                    tracing::error!(identity = %self.identity, %error, "an act broke; the peer is rebuilt from disk");
-                    self.rebuild().await;
-                }
-                Next::Inbox(inbox) => self.hear(*inbox).await,
-            }
-            self.look_at_queue_when_due().await;
+            Box::pin(self.attend(next)).await;
         }
     }
 
+    async fn begin(&mut self) {
+        let watched = self.watch_files();
+        self.rebuild().await;
+        if !watched {
+            // Its folders were made only now.
+            self.touched(Touch::All).await;
+        }
+        self.mind_suspend().await;
+    }
+
+    async fn attend(&mut self, next: Next) {
+        match next {
+            Next::Outcome(outcome) => self.outcome(*outcome).await,
+            Next::Broken(error) => {
+                tracing::error!(identity = %self.identity, %error, "an act broke; the peer is rebuilt from disk");
+                self.rebuild().await;
+            }
+            Next::Inbox(inbox) => self.hear(*inbox).await,
+        }
+        self.look_at_queue_when_due().await;
+        self.mind_suspend().await;
+    }
+
     /// Time in which the host was suspended is no idleness.
-    async fn mind_suspend(&mut self, now: Millis) {
-        let asleep = now.saturating_sub(self.host.clock.awake_ms());
+    async fn mind_suspend(&mut self) {
+        let asleep = self.host.clock.boot_ms().saturating_sub(self.host.clock.awake_ms());
         let more = asleep.saturating_sub(self.suspended);
         if more >= SUSPEND_MS {
             self.suspended = asleep;
