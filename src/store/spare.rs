@@ -94,6 +94,11 @@ impl SpareDisk {
         Ok(SpareDisk { shelf })
     }
 
+    /// How many wait to be used.
+    pub fn waiting(&self) -> usize {
+        self.shelf.state().files.len()
+    }
+
     /// Writes all into one of them; `None` when there is none.
     fn written(&self, bytes: &[u8]) -> Option<io::Result<File>> {
         let mut file = self.shelf.take()?;
@@ -190,7 +195,7 @@ mod tests {
     /// A disk whose spares are there.
     fn disk(dir: &Path) -> SpareDisk {
         let disk = SpareDisk::start(dir).unwrap();
-        while disk.shelf.state().files.len() < SPARES {
+        while disk.waiting() < SPARES {
             std::thread::yield_now();
         }
         disk
