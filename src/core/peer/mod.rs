@@ -470,7 +470,7 @@ impl Peer {
     pub fn wants_output(&self) -> bool {
         // A program that tells nothing of its turns is known to be at work by what it draws.
         let only_sign = !self.definition.tells_turns() && self.rest_due().is_some();
-        self.up().is_some_and(|up| up.ready_at.is_none() || self.flight.is_some() || !self.queue.is_empty() || only_sign)
+        self.up().is_some_and(|up| up.ready_at.is_none() || up.turn == Turn::Waiting || self.flight.is_some() || !self.queue.is_empty() || only_sign)
     }
 
     fn enqueue(&mut self, entry: Entry) {

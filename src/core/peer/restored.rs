@@ -106,6 +106,11 @@ impl Up {
         self.turn != Turn::Idle && self.watch_until > now
     }
 
+    /// A look at it is due on its own account, without mail.
+    pub(super) fn looked_at(&self, now: Millis) -> bool {
+        self.turn == Turn::Waiting || self.watched(now)
+    }
+
     pub fn new(inc: Incarnation, now: Millis) -> Self {
         Up {
             inc,

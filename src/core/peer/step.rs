@@ -65,7 +65,7 @@ impl Peer {
             let judge = up.judge_at.filter(|_| self.flight.is_none());
             [
                 up.interrupt.as_ref().map(|i| i.at),
-                up.look_due.filter(|_| up.watched(now)),
+                up.look_due.filter(|_| up.looked_at(now)),
                 judge,
                 up.trouble.and_then(|t| t.until).filter(|_| !self.queue.is_empty() && self.task.is_none() && self.flight.is_none()),
             ]
@@ -459,7 +459,7 @@ impl Peer {
                     }
                 } else if self.interrupt_asked(now) {
                     self.press_interrupt(inc, now, fx);
-                } else if looks_due && self.up().is_some_and(|up| up.watched(now)) {
+                } else if looks_due && self.up().is_some_and(|up| up.looked_at(now)) {
                     self.act(Doing::Look, Effect::Look { inc }, fx);
                 } else if self.quiet() {
                     // Finish what is already pasted, and find out about it; begin nothing.

@@ -48,6 +48,9 @@ impl Peer {
             HookFact::PermissionAsked => {
                 if let Some(up) = self.up_mut() {
                     up.turn = Turn::Waiting;
+                    // It may have been answered before this was heard.
+                    let soon = now + QUIET_MS;
+                    up.look_due = Some(up.look_due.map_or(soon, |due| due.min(soon)));
                 }
                 self.active(now);
             }
@@ -95,7 +98,8 @@ impl Peer {
             if up.ready_at.is_none() {
                 let due = now.max(up.last_look + BOOT_LOOK_GAP_MS);
                 up.look_due = Some(up.look_due.map_or(due, |d| d.min(due)));
-            } else if waits {
+            } else if waits || up.turn == Turn::Waiting {
+                // The answer to its question may end the turn without a word.
                 // The trailing edge: a screen that keeps moving is looked at when it comes to rest.
                 let due = now + QUIET_MS;
                 up.look_due = Some(up.look_due.filter(|d| *d <= now).unwrap_or(due));

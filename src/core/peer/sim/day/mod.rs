@@ -447,7 +447,7 @@ fn a_day_of_fifty_peers() {
         ("redelivered", 40),
         ("adopted", 200),
         ("crash", 100),
-        ("crash-loop", 2),
+        ("crash-loop", 1),
         ("dead", 1),
         ("parked", 4),
         ("expired", 2),
@@ -456,7 +456,7 @@ fn a_day_of_fifty_peers() {
         ("reaped-ephemeral", 200),
         ("reaped-ephemeral-unarmed", 6),
         ("needs-eager-fresh", 10),
-        ("task-again", 2),
+        ("task-again", 1),
         ("idle-reaped-resume", 20),
     ] {
         let n = counts.get(what).copied().unwrap_or(0);
