@@ -72,7 +72,7 @@ pub struct Host {
 #[derive(Default)]
 struct Cached {
     registry: Arc<Registry>,
-    read_at: Option<SystemTime>,
+    read_at: Option<Stamped>,
 }
 
 /// When a profile was read, and what it was.
@@ -80,6 +80,12 @@ type ReadProfile = (Option<Stamped>, Result<Loaded, String>);
 
 /// Times of content and inode, the inode, the size: what tells one version of a file from the next.
 type Stamped = (SystemTime, i64, i64, u64, u64);
+
+fn stamped(path: &std::path::Path) -> Option<Stamped> {
+    use std::os::unix::fs::MetadataExt;
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.modified().ok()?, file.ctime(), file.ctime_nsec(), file.ino(), file.len()))
+}
 
 pub struct Parts {
     pub root: Root,
@@ -230,10 +236,9 @@ impl Host {
 
     /// The registry as it is on disk now; what was known stays known while the file is lost or broken.
     pub fn registry(&self) -> Arc<Registry> {
-        let path = self.root.registry();
-        let modified = std::fs::metadata(&path).and_then(|m| m.modified()).ok();
         let mut cached = lock(&self.registry);
-        if modified.is_none() || cached.read_at != modified {
+        let stamp = stamped(&self.root.registry());
+        if stamp.is_none() || cached.read_at != stamp {
             let mut now = registry::load(&self.root);
             if registry::fault(&self.root).is_some() {
                 for (name, place) in &cached.registry.peers {
@@ -242,7 +247,7 @@ impl Host {
             }
             lock(&self.seen).extend(now.peers.keys().cloned());
             cached.registry = Arc::new(now);
-            cached.read_at = modified;
+            cached.read_at = stamp;
         }
         cached.registry.clone()
     }
@@ -282,8 +287,7 @@ impl Host {
 
     /// Reads a profile only when its file has changed.
     fn read_profile(&self, folder: &std::path::Path) -> Result<Loaded, String> {
-        use std::os::unix::fs::MetadataExt;
-        let stamp = std::fs::metadata(profile_file::path_in(folder)).ok().and_then(|m| Some((m.modified().ok()?, m.ctime(), m.ctime_nsec(), m.ino(), m.len())));
+        let stamp = stamped(&profile_file::path_in(folder));
         if let Some((known, loaded)) = lock(&self.profiles).get(folder) {
             if stamp.is_some() && *known == stamp {
                 return loaded.clone();

@@ -227,14 +227,17 @@ pub async fn remove(host: &Arc<Host>, address: &str) -> Result<Vec<Identity>, Fa
             return Err(Fault::new(Code::Timeout, format!("{identity} has not ended within {} s; nothing was removed", PATIENCE.as_secs())));
         }
     }
-    registry::update(&host.root, |registry| {
+    // Before the name leaves the registry: who reads the registry takes in what has a profile in `peers/`.
+    if let Err(error) = profile_file::set_aside(&place.folder) {
+        tracing::warn!(%error, folder = %place.folder.display(), "the profile of a removed peer stays");
+    }
+    let removed = registry::update(&host.root, |registry| {
         registry.peers.remove(&personality);
         Ok(())
-    })
-    .map_err(|e| Fault::new(Code::StoreDegraded, e.to_string()))?;
-    let profile = profile_file::path_in(&place.folder);
-    if let Err(error) = std::fs::rename(&profile, profile.with_extension("yaml.removed")) {
-        tracing::warn!(%error, path = %profile.display(), "the profile of a removed peer stays");
+    });
+    if let Err(error) = removed {
+        let _ = profile_file::take_back(&place.folder);
+        return Err(Fault::new(Code::StoreDegraded, error.to_string()));
     }
     for identity in &identities {
         host.drop_handle(identity);

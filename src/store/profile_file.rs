@@ -27,6 +27,10 @@ pub fn path_in(folder: &Path) -> PathBuf {
     folder.join(".iapeer/peer.yaml")
 }
 
+fn aside_in(folder: &Path) -> PathBuf {
+    folder.join(".iapeer/peer.yaml.removed")
+}
+
 #[derive(Debug, Clone)]
 pub struct Loaded {
     pub profile: Profile,
@@ -59,6 +63,16 @@ pub fn load(folder: &Path) -> Result<Loaded, ProfileError> {
     let schedules = Arc::new(schedule_file::list(folder, &path, &text, &profile.schedules));
     let warnings = unknown.into_iter().chain(schedules.faults.iter().map(|f| f.message.clone())).collect();
     Ok(Loaded { profile, warnings, schedules })
+}
+
+/// The profile of a peer that is removed: kept for people, read by nobody.
+pub fn set_aside(folder: &Path) -> io::Result<()> {
+    std::fs::rename(path_in(folder), aside_in(folder))
+}
+
+/// Undoes that, when the peer stays one.
+pub fn take_back(folder: &Path) -> io::Result<()> {
+    std::fs::rename(aside_in(folder), path_in(folder))
 }
 
 pub fn save(folder: &Path, profile: &Profile) -> Result<(), ProfileError> {

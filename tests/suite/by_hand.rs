@@ -2,8 +2,11 @@
 //! records moved. The daemon acts on each, as on an order.
 
 use crate::harness::{Host, body_of};
+use crate::security::get;
 use serde_json::Value;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn touch(path: &Path) {
     std::fs::write(path, "").unwrap();
@@ -347,4 +350,29 @@ fn without_watches_the_look_at_everything_finds_it_and_status_says_so() {
     mv(&host, "dead", "new");
     std::fs::remove_file(marker(&host, "stopped")).unwrap();
     host.until("both go", || host.turns("a").len() == 3);
+}
+
+#[test]
+fn who_asks_while_a_peer_is_removed_does_not_bring_it_back() {
+    let host = Host::with_peers(&["b"]);
+    let over = AtomicBool::new(false);
+    let socket = host.root().join("run/iapeer.sock");
+    let asking = || {
+        while !over.load(Ordering::SeqCst) {
+            get(&socket, "/v1/peers");
+        }
+    };
+    let round = |_| {
+        host.run(&["create", "a", "--runtime", "echo"]).ok();
+        host.run(&["remove", "a"]).ok();
+        host.run(&["list", "--json"]).ok().json().as_array().unwrap().len()
+    };
+    let left: Vec<usize> = std::thread::scope(|scope| {
+        let askers = [scope.spawn(asking), scope.spawn(asking)];
+        let left = std::panic::catch_unwind(AssertUnwindSafe(|| (0..12).map(round).collect()));
+        over.store(true, Ordering::SeqCst);
+        askers.into_iter().for_each(|a| a.join().unwrap());
+        left.unwrap()
+    });
+    assert_eq!(left, [1; 12], "b alone");
 }
