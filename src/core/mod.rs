@@ -14,6 +14,7 @@ pub mod pace;
 pub mod peer;
 pub mod profile;
 pub mod record;
+pub mod reset;
 pub mod runtime;
 pub mod sanitize;
 pub mod schedule;

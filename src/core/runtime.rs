@@ -130,6 +130,9 @@ fn default_tail() -> usize {
 #[serde(deny_unknown_fields)]
 pub struct Dialog {
     pub policy: DialogPolicy,
+    /// It comes while a session runs, and is answered then as well, unless somebody is at the terminal.
+    #[serde(default)]
+    pub running: bool,
     /// Pressed one frame after the other, each only while its own pattern is on the screen.
     #[serde(default)]
     pub frames: Vec<Frame>,
@@ -141,7 +144,7 @@ pub struct Dialog {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DialogPolicy {
-    /// Answered by us, only while a session starts.
+    /// Answered by us while a session starts.
     Accept,
     /// Answered by a person.
     Ask,
@@ -323,6 +326,7 @@ pub struct Control {
 #[serde(deny_unknown_fields)]
 pub struct LimitRule {
     pub is: LimitKind,
+    /// Of a `limit`, the groups `in`, `at` and `zone` name what is printed of its end (see [`super::reset`]).
     pub pattern: Pattern,
 }
 
@@ -354,6 +358,9 @@ impl Pattern {
     }
     pub fn find<'a>(&self, text: &'a str) -> Option<regex::Match<'a>> {
         self.0.find(text)
+    }
+    pub fn captures<'a>(&self, text: &'a str) -> Option<regex::Captures<'a>> {
+        self.0.captures(text)
     }
 }
 

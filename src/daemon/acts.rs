@@ -22,6 +22,8 @@ use crate::runtime::transcript;
 use crate::store::disk::{OsDisk, create_dir, replace};
 use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
+use chrono::DateTime;
+use chrono_tz::Tz;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +68,7 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         Effect::Look { inc } => {
             let Some(pane) = pane(actor, inc) else { return lost(actor, Event::Looked { inc, result: Err("no session".into()) }) };
             actor.tasks.spawn(async move {
-                let result = host.terminal.look(pane).await.map(|c| look_of(&definition, &c, host.clock.utc().timestamp())).map_err(|e| e.to_string());
+                let result = host.terminal.look(pane).await.map(|c| look_of(&definition, &c, host.wall())).map_err(|e| e.to_string());
                 if result.as_ref().map_or(true, |l: &Look| l.dead) {
                     // A terminal that is going away: its end is on its way, do not spin until then.
                     tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
@@ -263,7 +265,7 @@ pub(super) fn lost(actor: &mut Actor, event: Event) {
     actor.tasks.spawn(async move { event.into() });
 }
 
-pub fn look_of(definition: &Definition, captured: &Captured, unix: i64) -> Look {
+pub fn look_of(definition: &Definition, captured: &Captured, wall: DateTime<Tz>) -> Look {
     let screen = Screen { cursor: captured.cursor, cursor_shown: captured.cursor_shown, title: captured.title.clone(), ..Screen::parse(&captured.screen) };
     let (class, composer, composer_row) = classify(definition, &screen);
     Look {
@@ -277,18 +279,19 @@ pub fn look_of(definition: &Definition, captured: &Captured, unix: i64) -> Look 
         in_mode: captured.in_mode,
         input_off: captured.input_off,
         attached: captured.attached,
-        typing: captured.attached > 0 && captured.client_activity.is_some_and(|at| unix - at < TYPING_SECS),
+        typing: captured.attached > 0 && captured.client_activity.is_some_and(|at| wall.timestamp() - at < TYPING_SECS),
         rows: (0..screen.rows.len()).map(|i| screen.row_text(i)).collect(),
         title: captured.title.clone(),
         mark_pasted: captured.mark_pasted.clone(),
         mark_entered: captured.mark_entered.clone(),
+        wall,
     }
 }
 
 fn acted(host: &Host, definition: &Definition, result: Result<Acted, TerminalError>) -> ActResult {
     match result {
         Ok(Acted::Done { submitted_too }) => ActResult::Done { submitted_too },
-        Ok(Acted::Refused(captured)) => ActResult::Refused(Box::new(look_of(definition, &captured, host.clock.utc().timestamp()))),
+        Ok(Acted::Refused(captured)) => ActResult::Refused(Box::new(look_of(definition, &captured, host.wall()))),
         Err(error) => ActResult::Failed(error.to_string()),
     }
 }

@@ -100,7 +100,7 @@ async fn press_first(host: &Host, pane: &PaneRef, definition: &Definition, frame
     match press(definition.input.guard.facts("", "")).await {
         Ok(Acted::Done { .. }) => true,
         Ok(Acted::Refused(seen)) if !seen.dead => {
-            let look = look_of(definition, &seen, host.clock.utc().timestamp());
+            let look = look_of(definition, &seen, host.wall());
             obstacle(&look).is_none() && matches!(press(look.guard().facts).await, Ok(Acted::Done { .. }))
         }
         _ => false,

@@ -21,6 +21,8 @@ use crate::store::layout::Root;
 use crate::store::profile_file::{self, Loaded};
 use crate::store::registry::{self, Place, Registry};
 use crate::tmux::watch::FileWatch;
+use chrono::DateTime;
+use chrono_tz::Tz;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -348,6 +350,11 @@ impl Host {
     /// Now, by all clocks.
     pub fn stamp(&self) -> Stamp {
         Stamp { boot_id: self.boot_id.clone(), boot_ms: self.clock.boot_ms(), unix: self.clock.utc().timestamp() }
+    }
+
+    /// The time of day where this host stands.
+    pub fn wall(&self) -> DateTime<Tz> {
+        self.clock.utc().with_timezone(&crate::sys::clock::zone())
     }
 
     /// Why the whole host is frozen, if it is. What cannot be read counts as frozen.

@@ -176,6 +176,24 @@ export async function lifecycle(t) {
     })
   }
 
+  await check('a usage limit is held until its printed end', async () => {
+    // Claude Code prints it to subscribers, and asks them when it is more than a day away.
+    const subscriber = runtime === 'claude' ? 'env: {ANTHROPIC_API_KEY: "", ANTHROPIC_AUTH_TOKEN: "", CLAUDE_CODE_OAUTH_TOKEN: "sk-ant-oat01-dummy"}\n' : ''
+    const name = create('lois', subscriber)
+    const over = new Date(Date.now() + 200_000_000)
+    const day = `${over.getFullYear()}-${String(over.getMonth() + 1).padStart(2, '0')}-${String(over.getDate()).padStart(2, '0')}`
+    submitted(name, 'MOCK:limit 200000')
+    const held = sendTo(name, 'the next one')
+    await until('it is held for the limit', () => presence(name).reason === 'limit', name)
+    expect('the operator is told', run('inbox', '--json').out.includes(`its usage limit is reached until ${day} `), true)
+    expect('at the model', atModel(held.id), null)
+    ok(run('start', name))
+    await until('it goes', () => atModel(held.id) !== null, name)
+    await idle(name)
+    expect('reason', presence(name).reason ?? null, null)
+    end(name)
+  })
+
   await check('an ephemeral worker takes one task after the other, each in a fresh process', async () => {
     const name = create('wim', '', '--wake-policy', 'ephemeral')
     const tasks = ['apple', 'pear'].map((fruit) => sendTo(name, `MOCK:tool send_to_peer {"name":"operator","text":"the ${fruit} is done"}\nthe ${fruit} task`))

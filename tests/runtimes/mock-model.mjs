@@ -17,6 +17,7 @@
 //   MOCK:bash <command>                   calls the program's shell tool
 //   MOCK:slow <seconds>                   streams text slowly for that long
 //   MOCK:status <code>                    answers that HTTP status, also to retries
+//   MOCK:limit <seconds>                  answers that the usage limit is reached for that long
 //   (none of these)                       answers the text `ok <n>`, n counts main requests
 //
 // Several tool directives in one text become several calls in one answer. When their results come
@@ -33,7 +34,7 @@
 //   session  the program's own session id if the request names one, else null
 //   compaction  true: a request for the summary that is to replace the conversation
 //   new_user the user texts that were new in this request, the ones directives are looked for in
-//   answer   what was chosen: "text", "slow:5", "status:429", "tool:<full name>[,…]", "tool:exec><suffix>"
+//   answer   what was chosen: "text", "slow:5", "status:429", "limit:60", "tool:<full name>[,…]", "tool:exec><suffix>"
 //            (a tool called by a script), "fixed" (what a side request wants), "json" (not a model request), "error:…"
 //   body     the request body as parsed JSON (or {"raw": text} if it is not JSON)
 // Headers are not logged, because they carry keys.
@@ -103,7 +104,7 @@ function onlyNew(session, texts) {
 
 function directives(texts) {
   const found = [];
-  const line = /(?:^|>)[ \t]*MOCK:(tool|bash|slow|status)(?:[ \t]+(.*?))?[ \t]*\r?$/gm;
+  const line = /(?:^|>)[ \t]*MOCK:(tool|bash|slow|status|limit)(?:[ \t]+(.*?))?[ \t]*\r?$/gm;
   for (const text of texts) {
     for (const match of text.matchAll(line)) found.push({ kind: match[1], rest: match[2] ?? '' });
   }
@@ -123,12 +124,17 @@ function findTool(tools, suffix) {
     ?? tools.find((t) => full(t).endsWith(suffix));
 }
 
-// Returns {kind: 'text' | 'slow' | 'status' | 'calls' | 'error', …}.
+// Returns {kind: 'text' | 'slow' | 'status' | 'limit' | 'calls' | 'error', …}.
 function plan(found, tools, shellCall, scriptCall = () => undefined) {
   const status = found.find((d) => d.kind === 'status');
   if (status) {
     const code = Number(status.rest);
     return code >= 400 && code <= 599 ? { kind: 'status', code } : { kind: 'error', why: `bad status ${status.rest}` };
+  }
+  const limit = found.find((d) => d.kind === 'limit');
+  if (limit) {
+    const seconds = Number(limit.rest);
+    return seconds > 0 ? { kind: 'limit', seconds } : { kind: 'error', why: `bad number of seconds ${limit.rest}` };
   }
   const calls = [];
   let seconds = 0;
@@ -164,6 +170,7 @@ function describe(p) {
   if (p.kind === 'calls') return `tool:${p.calls.map(name).join(',')}`;
   if (p.kind === 'slow') return `slow:${p.seconds}`;
   if (p.kind === 'status') return `status:${p.code}`;
+  if (p.kind === 'limit') return `limit:${p.seconds}`;
   if (p.kind === 'error') return `error:${p.why}`;
   return p.kind;
 }
@@ -232,6 +239,17 @@ function sendStatus(res, code) {
   sendJson(res, code, { type: 'error', error: { type, code: type, message: `mock status ${code}` } });
 }
 
+// As the two services say it: by headers, and by the body.
+function sendLimit(res, seconds) {
+  const resets_at = Math.floor(Date.now() / 1000) + seconds;
+  const headers = {
+    'anthropic-ratelimit-unified-status': 'rejected', 'anthropic-ratelimit-unified-reset': String(resets_at),
+    'anthropic-ratelimit-unified-representative-claim': 'five_hour', 'retry-after': String(seconds), 'x-should-retry': 'false',
+  };
+  const error = { type: 'usage_limit_reached', plan_type: 'pro', resets_at, resets_in_seconds: seconds, message: 'mock limit' };
+  sendJson(res, 429, { type: 'error', error: { ...error, code: error.type } }, headers);
+}
+
 // --- Anthropic Messages ---------------------------------------------------------------------------
 
 function anthropicPlan(body, session) {
@@ -262,6 +280,7 @@ function anthropicPlan(body, session) {
 
 async function anthropicAnswer(res, body, p, n) {
   if (p.kind === 'status') return sendStatus(res, p.code);
+  if (p.kind === 'limit') return sendLimit(res, p.seconds);
   const id = `msg_mock_${n}`;
   const usage = { input_tokens: 10, cache_creation_input_tokens: 0, cache_read_input_tokens: 0, output_tokens: 5 };
   const calls = (p.calls ?? []).map((c, i) => ({ type: 'tool_use', id: `toolu_mock_${n}_${i}`, name: c.tool.name, input: c.args }));
@@ -358,6 +377,7 @@ function openaiPlan(body, session) {
 
 async function openaiAnswer(res, body, p, n) {
   if (p.kind === 'status') return sendStatus(res, p.code);
+  if (p.kind === 'limit') return sendLimit(res, p.seconds);
   const id = `resp_mock_${n}`;
   const usage = {
     input_tokens: 10, input_tokens_details: { cached_tokens: 0 },

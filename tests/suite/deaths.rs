@@ -100,7 +100,8 @@ fn what_a_killed_keeper_leaves_is_ended_before_anything_is_launched() {
     std::fs::write(agent.host.root().join("config.yaml"), "term_grace_secs: 1\n").unwrap();
     agent.host.start();
     // It heeds neither the end of its terminal nor TERM.
-    let said = agent.does("setsid sh -c 'trap \"\" HUP TERM; while :; do sleep 0.1; done' > /dev/null 2>&1 & echo $!");
+    let stays = "setsid sh -c 'trap \"\" HUP TERM; echo $$; while :; do sleep 0.1; done' > $f 2> /dev/null &";
+    let said = agent.does(&format!("f=$(mktemp); {stays} until [ -s $f ]; do :; done; cat $f; rm $f"));
     let survivor = process::reference(said.trim().parse().unwrap()).unwrap();
     signal(&keeper(&agent.host, "puppet-a"), Signal::SIGKILL);
     agent.does("true");

@@ -68,36 +68,18 @@ impl Peer {
     pub(super) fn boot_look(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
         let definition = self.definition.clone();
         let deadline = self.timing.boot_deadline_ms;
-        let Some(up) = self.up_mut() else { return };
-        let inc = up.inc;
-        if let Class::Dialog(name) = &look.class {
-            if let Some(dialog) = definition.dialogs.get(name) {
-                let frame = match &up.dialog {
-                    Some((open, pressed)) if open == name => *pressed,
-                    _ => 0,
-                };
-                match (dialog.policy, dialog.frames.get(frame)) {
-                    (DialogPolicy::Accept, Some(next)) => {
-                        up.dialog = Some((name.clone(), frame));
-                        up.look_due = Some(now + BOOT_LOOK_IDLE_MS);
-                        let frame = next.clone();
-                        self.set_hold(None, fx);
-                        self.act(Doing::Key, Effect::Key { inc, frame }, fx);
-                        return;
-                    }
-                    // Pressed, but it is still there: begin again, each key only on its own frame.
-                    (DialogPolicy::Accept, None) => up.dialog = None,
-                    (DialogPolicy::Ask, _) => {
-                        let since = *up.asking_since.get_or_insert(now);
-                        if now - since >= BOOT_DIALOG_MS {
-                            let hold = self.dialog_hold(look, Hold::Dialog);
-                            self.set_hold(Some(hold), fx);
-                        }
-                    }
-                }
-            }
+        if self.answer_dialog(look, now, fx) {
+            self.set_hold(None, fx);
+            return;
+        }
+        let asked = matches!(&look.class, Class::Dialog(name) if definition.dialogs.get(name).is_some_and(|d| d.policy == DialogPolicy::Ask));
+        let since = self.up_mut().filter(|_| asked).map(|up| *up.asking_since.get_or_insert(now));
+        if since.is_some_and(|since| now - since >= BOOT_DIALOG_MS) {
+            let hold = self.dialog_hold(look, Hold::Dialog);
+            self.set_hold(Some(hold), fx);
         }
         let Some(up) = self.up_mut() else { return };
+        let inc = up.inc;
         if !matches!(look.class, Class::Dialog(_)) {
             up.asking_since = None;
         }
@@ -107,6 +89,7 @@ impl Peer {
             up.ready_at = Some(now);
             up.active_at = now;
             up.look_due = None;
+            up.dialog = None;
             let seed_due = up.seed_due;
             fx.push(Effect::MarkReady { inc, seed_due });
             self.set_hold(None, fx);
@@ -126,6 +109,16 @@ impl Peer {
         }
     }
 
+    /// A session whose first message finds no evidence has not come up as it should; it is kept all the same.
+    pub(super) fn mind_ready_gate(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let Some(Flight { stage: Stage::Submitted { at, unknown: true, .. }, .. }) = &self.flight else { return };
+        let (at, gate) = (*at, self.timing.ready_gate_ms);
+        let Some(up) = self.up_mut().filter(|up| !up.reported && now >= at + gate) else { return };
+        up.reported = true;
+        let detail = format!("nothing proves within {} s that it took its first message; the session is kept", gate / 1000);
+        fx.push(Effect::WakeFailed { inc: up.inc, reason: "first-message-unproven".into(), detail });
+    }
+
     pub(super) fn report_ready(&mut self, fx: &mut Vec<Effect>) {
         if let Some(up) = self.up_mut() {
             if let (false, Some(ready)) = (up.reported, up.ready_at) {
@@ -137,7 +130,7 @@ impl Peer {
 
     pub(super) fn keyed(&mut self, pressed: bool, now: Millis, fx: &mut Vec<Effect>) {
         if let Some(up) = self.up_mut() {
-            if up.ready_at.is_some() {
+            if up.ready_at.is_some() && up.dialog.is_none() {
                 // The interrupt of a turn, for a person or for urgent mail.
                 up.look_due = Some(now + QUIET_MS);
                 match (pressed, up.interrupt.take()) {

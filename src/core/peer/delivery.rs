@@ -82,9 +82,10 @@ impl Peer {
         let plain = |key: &KeyName| Frame { when: FactSet::default(), key: key.clone() };
         match control.urgent.clone().or_else(|| control.interrupt.as_ref().map(plain)) {
             Some(frame) => {
-                if let Some(asked) = self.up_mut().and_then(|up| up.interrupt.as_mut()) {
+                if let Some(up) = self.up_mut() {
+                    up.dialog = None;
                     // Should its answer be lost, it is tried again.
-                    asked.at = now + URGENT_GAP_MS;
+                    up.interrupt.iter_mut().for_each(|asked| asked.at = now + URGENT_GAP_MS);
                 }
                 self.act(Doing::Key, Effect::Key { inc, frame }, fx);
             }
@@ -260,12 +261,6 @@ impl Peer {
             *unknown = true;
         }
         let (id, attempt) = (flight.id().clone(), flight.attempt);
-        if let Some(up) = self.up_mut() {
-            if !up.reported {
-                up.reported = true;
-                fx.push(Effect::WakeFailed { inc: up.inc, reason: "first-message-unproven".into(), detail: "the session is kept".into() });
-            }
-        }
         fx.push(Effect::Report { inc, id: id.clone(), state: State::Unknown, reason: Some("no-evidence".into()), evidence: None, attempt });
         fx.push(Effect::Notice { text: format!("{}: message {id} was typed and submitted, but nothing proves that the agent took it; it is not typed again (`iapeer screen {}` shows the screen)", self.identity, self.identity) });
     }
@@ -328,6 +323,9 @@ impl Peer {
 
     /// A look while the message waits unpasted: paste bound to this look, or hold with its reason.
     pub(super) fn after_refusal(&mut self, look: &Look, already_bound: bool, now: Millis, fx: &mut Vec<Effect>) {
+        if self.answer_running(look, now, fx) {
+            return;
+        }
         let reason = obstacle(look);
         self.mind_draft(reason, now, fx);
         let working = matches!(self.up().map(|u| &u.turn), Some(Turn::Working { .. }));
@@ -358,19 +356,6 @@ impl Peer {
 
     pub(super) fn session_inc(&self) -> u64 {
         self.inc().unwrap_or(0)
-    }
-
-    /// A dialog may have a reason of its own: a permission, a login.
-    pub(super) fn dialog_hold(&self, look: &Look, hold: Hold) -> Hold {
-        use crate::core::runtime::DialogHold;
-        match &look.class {
-            Class::Dialog(name) => match self.definition.dialogs.get(name).map(|d| d.hold) {
-                Some(DialogHold::Approval) => Hold::Approval,
-                Some(DialogHold::Login) => Hold::Login,
-                _ => hold,
-            },
-            _ => hold,
-        }
     }
 
     fn report_held(&mut self, hold: Hold, fx: &mut Vec<Effect>) {

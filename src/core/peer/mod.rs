@@ -9,12 +9,13 @@
 //! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
 //! `restored` (a starting daemon), `intake` (mail in and out of the queue), `marker` (files that an operator touched), `retire` (a peer no more by
 //! its profile), `sleep` (the end of a session in which nothing happens), `task` (of an ephemeral session), `trouble` (no login, no allowance),
-//! `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
+//! `dialog` (what is ours to answer), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
 mod aftermath;
 mod boot;
 mod death;
 pub mod delivery;
+mod dialog;
 pub mod effect;
 pub mod event;
 mod intake;

@@ -45,6 +45,7 @@ impl Peer {
         self.mind_task(&mut fx);
         self.mind_eager(now, &mut fx);
         self.mind_retired(now, &mut fx);
+        self.mind_ready_gate(now, &mut fx);
         self.advance(now, &mut fx);
         fx
     }
@@ -388,6 +389,10 @@ impl Peer {
             self.boot_look(look, now, fx);
             return;
         }
+        if self.answer_running(look, now, fx) {
+            return;
+        }
+        let Some(up) = self.up_mut() else { return };
         if let Turn::Working { .. } | Turn::Waiting = up.turn {
             // Programs end some turns without a word: a screen that is ready, and still ready a while
             // later, is an end as well. One look could have come before the turn showed.

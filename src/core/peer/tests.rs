@@ -11,6 +11,8 @@ use crate::core::guard::Fact;
 use crate::core::message::{Claim, Evidence, Key, ProcessRef, State};
 use crate::core::names::Party;
 use crate::core::screen::{Class, Composer};
+use chrono::{TimeDelta, TimeZone};
+use chrono_tz::Tz;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -232,6 +234,7 @@ impl World {
             title: String::new(),
             mark_pasted: self.marks.0.clone(),
             mark_entered: self.marks.1.clone(),
+            wall: Tz::UTC.with_ymd_and_hms(2026, 11, 22, 12, 0, 0).unwrap() + TimeDelta::milliseconds(self.now as i64),
         }
     }
 
@@ -431,6 +434,10 @@ fn success_is_not_claimed_without_evidence() {
     assert_eq!(submits, 1, "told once that the outcome is unknown");
     assert_eq!(w.pasted[&(1, id(1))], 1, "never pasted again into the same process");
     assert!(w.told.iter().any(|e| matches!(e, Effect::Notice { .. })));
+    let failed = |w: &World| w.told.iter().filter(|e| matches!(e, Effect::WakeFailed { reason, .. } if reason == "first-message-unproven")).count();
+    assert_eq!(failed(&w), 0, "its gate is open");
+    w.pass(100_000);
+    assert_eq!(failed(&w), 1);
     // Late evidence still ends it.
     w.turns.push((id(1), 1));
     w.evidence();

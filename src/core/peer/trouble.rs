@@ -6,10 +6,15 @@
 
 use super::effect::Effect;
 use super::*;
+use crate::core::reset;
 use crate::core::runtime::LimitKind;
+use chrono::DateTime;
+use chrono_tz::Tz;
 
-/// When a message is tried again after a usage limit.
+/// When a message is tried again after a usage limit whose end is not printed.
 pub const LIMIT_RETRY_MS: Millis = 900_000;
+/// After its printed end, which is cut to the minute.
+const AFTER_RESET_MS: Millis = 60_000;
 /// Rows that are looked at when the message itself has scrolled away.
 const TAIL: usize = 12;
 
@@ -54,8 +59,9 @@ impl Peer {
     pub(super) fn mind_trouble(&mut self, look: &Look, now: Millis, fx: &mut Vec<Effect>) {
         let Some(up) = self.up_mut().filter(|up| up.judge_at.is_some_and(|at| at <= now)) else { return };
         up.judge_at = None;
-        let Some(hold) = said(look, &self.definition) else { return };
-        let until = (hold == Hold::Limit).then_some(now + LIMIT_RETRY_MS);
+        let Some((hold, end)) = said(look, &self.definition) else { return };
+        let pause = end.map_or(LIMIT_RETRY_MS, |end| u64::try_from((end - look.wall).num_milliseconds()).unwrap_or(0) + AFTER_RESET_MS);
+        let until = (hold == Hold::Limit).then_some(now + pause);
         if let Some(up) = self.up_mut() {
             up.trouble = Some(Trouble { hold, until });
         }
@@ -64,22 +70,26 @@ impl Peer {
             task.turned = false;
         }
         self.set_hold(Some(hold), fx);
-        let what = match hold {
-            Hold::Limit => format!("its usage limit is reached; what waits is tried again in {} min", LIMIT_RETRY_MS / 60_000),
+        let what = match (hold, end) {
+            (Hold::Limit, Some(end)) => format!("its usage limit is reached until {}; what waits is tried then", end.format("%Y-%m-%d %H:%M")),
+            (Hold::Limit, None) => format!("its usage limit is reached; what waits is tried again in {} min", LIMIT_RETRY_MS / 60_000),
             _ => "its program asks for a login; what waits is held".into(),
         };
         fx.push(Effect::Notice { text: format!("{0}: {what} (`iapeer attach {0}` shows it, `iapeer start {0}` tries again at once)", self.identity) });
     }
 }
 
-/// What the rows of the last turn say.
-fn said(look: &Look, definition: &Definition) -> Option<Hold> {
+/// What the rows of the last turn say, and when that is over if they say so.
+fn said(look: &Look, definition: &Definition) -> Option<(Hold, Option<DateTime<Tz>>)> {
     let composer = look.rows.iter().rposition(|r| !look.composer_row.is_empty() && *r == look.composer_row);
     let rows: Vec<&str> = look.rows[..composer.unwrap_or(look.rows.len())].iter().map(|r| r.trim_end()).filter(|r| !r.is_empty()).collect();
     let begins = |row: &&str| definition.turn.shown.as_ref().is_some_and(|p| p.is_match(row)) || row.contains("</iap:");
     let from = rows.iter().rposition(begins).unwrap_or_else(|| rows.len().saturating_sub(TAIL));
     let text = rows[from..].join("\n");
-    definition.limits.iter().filter(|rule| rule.pattern.is_match(&text)).find_map(|rule| rule.is.hold())
+    definition.limits.iter().find_map(|rule| {
+        let (found, hold) = (rule.pattern.captures(&text)?, rule.is.hold()?);
+        Some((hold, reset::told(&found, look.wall)))
+    })
 }
 
 impl LimitKind {

@@ -7,7 +7,7 @@
 //! | **profile and program** | |
 //! | `profile ephemeral`, `at-most-once`, `person`, `keep-alive`, `external` | the profile says so |
 //! | `profile resume always`, `never`; `profile idle 1h`, `max-age 4h`; `profile crash-loop never` | the same |
-//! | `program claude`, `mute` | its definition; `mute` tells nothing of its turns |
+//! | `program claude`, `codex`, `mute` | its definition; `mute` tells nothing of its turns |
 //! | **mail** | |
 //! | `send N [topic T] [from P] [reply-to M] [urgent] [due 20s] [paced 20s] [notice]` | message N is accepted |
 //! | `deliver N …` | the same, and its turn comes and ends |
@@ -169,7 +169,7 @@ impl Sim {
                     name => Class::Dialog(name.into()),
                 }
             }
-            ["row", text @ ..] => w.rows.push(text.join(" ")),
+            ["row", text] => w.rows.push((*text).into()),
             ["die", cause] => w.die(death(cause)),
             ["loses"] => w.never_ready = true,
             ["works"] => w.never_ready = false,
@@ -324,6 +324,7 @@ fn definition_of(name: &str) -> Arc<Definition> {
     let parse = |text: &str| serde_yaml::from_str::<Definition>(text).unwrap();
     Arc::new(match name {
         "claude" => parse(include_str!("../../../../peers/runtimes/claude.yaml")),
+        "codex" => parse(include_str!("../../../../peers/runtimes/codex.yaml")),
         "mute" => {
             let mut mute = parse(include_str!("../../../../peers/runtimes/echo.yaml"));
             mute.turn.turn_end.clear();
@@ -372,7 +373,10 @@ fn failure(script: &std::path::Path) -> Option<String> {
     let text = std::fs::read_to_string(script).unwrap();
     let mut sim = Sim::new();
     for (at, line) in text.lines().enumerate() {
-        let words: Vec<&str> = line.split(" #").next().unwrap().split_whitespace().collect();
+        let words: Vec<&str> = match line.strip_prefix("row ") {
+            Some(row) => vec!["row", row],
+            None => line.split(" #").next().unwrap().split_whitespace().collect(),
+        };
         if words.is_empty() || words[0].starts_with('#') {
             continue;
         }
