@@ -22,6 +22,7 @@ pub mod screen;
 pub mod service;
 pub mod settings;
 pub mod template;
+pub mod zone;
 
 /// Milliseconds on the boot-time clock of this host (it goes on during suspend and knows no jumps).
 pub type Millis = u64;

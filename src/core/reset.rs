@@ -3,8 +3,8 @@
 //! The definition's pattern names the parts of the row: `in` for a span of time, `at` for a time of day with or
 //! without a day, `zone` for the IANA zone beside it. What cannot be read is no time, never a guess.
 
+use crate::core::zone::Zone;
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveTime, TimeDelta, Weekday};
-use chrono_tz::Tz;
 use regex::{Captures, Regex};
 use std::sync::LazyLock;
 
@@ -24,7 +24,7 @@ static MOMENT: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// The end of the limit that these captures of a definition's pattern tell of; `None` when they tell of none.
-pub fn told(captures: &Captures, now: DateTime<Tz>) -> Option<DateTime<Tz>> {
+pub fn told(captures: &Captures, now: DateTime<Zone>) -> Option<DateTime<Zone>> {
     let span = captures.name("in").and_then(|m| span(m.as_str())).and_then(|span| now.checked_add_signed(span));
     let at = || {
         let zone = captures.name("zone").map_or(Some(now.timezone()), |z| z.as_str().parse().ok())?;
@@ -51,12 +51,12 @@ fn span(text: &str) -> Option<TimeDelta> {
 }
 
 /// A time of day, today or tomorrow, or on the day that stands before it.
-fn moment(text: &str, now: DateTime<Tz>) -> Option<DateTime<Tz>> {
+fn moment(text: &str, now: DateTime<Zone>) -> Option<DateTime<Zone>> {
     let found = MOMENT.captures(text)?;
     let number = |name: &str| found.name(name).map(|m| m.as_str().parse::<u32>().ok());
     let time = time_of(number("hour")??, number("minute").flatten(), found.name("half").map(|m| m.as_str()))?;
     let on = |day: NaiveDate| day.and_time(time).and_local_timezone(now.timezone()).earliest();
-    let passed = |at: &DateTime<Tz>| *at + JUST_NOW < now;
+    let passed = |at: &DateTime<Zone>| *at + JUST_NOW < now;
     let today = now.date_naive();
     if let Some(month) = found.name("month") {
         let month: chrono::Month = month.as_str().parse().ok()?;
@@ -93,9 +93,9 @@ mod tests {
     use super::*;
     use chrono::TimeZone;
 
-    fn now() -> DateTime<Tz> {
+    fn now() -> DateTime<Zone> {
         // A Sunday.
-        chrono_tz::Europe::Berlin.with_ymd_and_hms(2026, 11, 22, 14, 30, 0).unwrap()
+        "Europe/Berlin".parse::<Zone>().unwrap().with_ymd_and_hms(2026, 11, 22, 14, 30, 0).unwrap()
     }
 
     fn read(row: &str) -> Option<String> {
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_year_that_turns_and_an_hour_that_is_missing() {
         let at = |text: &str, y, mo, d, h| {
-            let now = chrono_tz::Europe::Berlin.with_ymd_and_hms(y, mo, d, h, 0, 0).unwrap();
+            let now = "Europe/Berlin".parse::<Zone>().unwrap().with_ymd_and_hms(y, mo, d, h, 0, 0).unwrap();
             moment(text, now).map(|at| at.format("%F %H:%M").to_string())
         };
         assert_eq!(at("Jan 2, 9am", 2026, 12, 30, 12).as_deref(), Some("2027-01-02 09:00"));

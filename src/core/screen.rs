@@ -6,8 +6,8 @@
 
 use super::guard::{Ere, Fact, FactSet, Guard, quote_ere};
 use super::runtime::{Definition, ScreenClass, ScreenRule};
+use crate::core::zone::Zone;
 use chrono::DateTime;
-use chrono_tz::Tz;
 
 /// One character with the one attribute that carries meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +150,7 @@ pub struct Look {
     pub mark_pasted: String,
     pub mark_entered: String,
     /// The host's clock at this look: what a screen says of time is said in it.
-    pub wall: DateTime<Tz>,
+    pub wall: DateTime<Zone>,
 }
 
 pub fn classify(definition: &Definition, screen: &Screen) -> (Class, Composer, String) {

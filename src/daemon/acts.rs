@@ -17,13 +17,13 @@ use crate::core::peer::{RETRY_MS, SAME_BREATH_MS, Stage, WantedBy};
 use crate::core::runtime::Definition;
 use crate::core::sanitize;
 use crate::core::screen::{Look, Screen, absent, classify};
+use crate::core::zone::Zone;
 use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, Submit, TerminalError};
 use crate::runtime::transcript;
 use crate::store::disk::{OsDisk, create_dir, replace};
 use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
 use chrono::DateTime;
-use chrono_tz::Tz;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -265,7 +265,7 @@ pub(super) fn lost(actor: &mut Actor, event: Event) {
     actor.tasks.spawn(async move { event.into() });
 }
 
-pub fn look_of(definition: &Definition, captured: &Captured, wall: DateTime<Tz>) -> Look {
+pub fn look_of(definition: &Definition, captured: &Captured, wall: DateTime<Zone>) -> Look {
     let screen = Screen { cursor: captured.cursor, cursor_shown: captured.cursor_shown, title: captured.title.clone(), ..Screen::parse(&captured.screen) };
     let (class, composer, composer_row) = classify(definition, &screen);
     Look {

@@ -12,6 +12,7 @@ use crate::core::message::{Entry, Message, ProcessRef, Stamp, State};
 use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
 use crate::core::profile::Profile;
 use crate::core::settings::Settings;
+use crate::core::zone::Zone;
 use crate::ports::Clock;
 use crate::ports::disk::Disk;
 use crate::ports::terminal::Terminal;
@@ -22,7 +23,6 @@ use crate::store::profile_file::{self, Loaded};
 use crate::store::registry::{self, Place, Registry};
 use crate::tmux::watch::FileWatch;
 use chrono::DateTime;
-use chrono_tz::Tz;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -353,7 +353,7 @@ impl Host {
     }
 
     /// The time of day where this host stands.
-    pub fn wall(&self) -> DateTime<Tz> {
+    pub fn wall(&self) -> DateTime<Zone> {
         self.clock.utc().with_timezone(&crate::sys::clock::zone())
     }
 

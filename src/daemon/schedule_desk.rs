@@ -18,6 +18,7 @@ use crate::core::record::hex;
 use crate::core::schedule::due::{Memory, due};
 use crate::core::schedule::watched::{Seen, Settling};
 use crate::core::schedule::{Missed, Schedule, Timetable, Trigger};
+use crate::core::zone::Zone;
 use crate::store::profile_file::{self, Loaded};
 use crate::store::registry::Place;
 use crate::store::schedule_file::{Listed, watched_path};
@@ -27,7 +28,6 @@ use crate::sys::alarm::Alarm;
 use crate::sys::clock;
 use crate::tmux::watch::Watching;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use chrono_tz::Tz;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -216,7 +216,7 @@ impl Desk {
         }
     }
 
-    async fn look_at(&mut self, schedule: &Schedule, place: &Place, memories: &mut Memories, zone: Tz, now: DateTime<Utc>, rest: &mut Rest) {
+    async fn look_at(&mut self, schedule: &Schedule, place: &Place, memories: &mut Memories, zone: Zone, now: DateTime<Utc>, rest: &mut Rest) {
         let fingerprint = schedule.fingerprint(zone);
         let seen = match &schedule.trigger {
             Trigger::Watch(path) if schedule.enabled => self.seen(&place.folder, path, schedule),
@@ -242,7 +242,7 @@ impl Desk {
         }
     }
 
-    async fn look_at_clock(&mut self, schedule: &Schedule, table: &Timetable, memory: &mut Memory, zone: Tz, now: DateTime<Utc>, rest: &mut Rest) {
+    async fn look_at_clock(&mut self, schedule: &Schedule, table: &Timetable, memory: &mut Memory, zone: Zone, now: DateTime<Utc>, rest: &mut Rest) {
         let decision = due(table, zone, schedule.missed, memory, now);
         rest.no_later(decision.next.map(|next| next.min(now + LONGEST)));
         let Some(fire) = decision.fire else {

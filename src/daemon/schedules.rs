@@ -10,13 +10,13 @@ use crate::core::names::{Identity, Personality};
 use crate::core::schedule::due::{Memory, due};
 use crate::core::schedule::watched::Seen;
 use crate::core::schedule::{Schedule, Trigger};
+use crate::core::zone::Zone;
 use crate::ports::disk::Disk;
 use crate::store::layout::Root;
 use crate::store::profile_file;
 use crate::store::registry::Place;
 use crate::store::schedule_state::{self, Memories};
 use chrono::{DateTime, SecondsFormat, Utc};
-use chrono_tz::Tz;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ pub struct Looker<'a> {
     pub root: &'a Root,
     pub now: DateTime<Utc>,
     /// Of the host.
-    pub zone: Tz,
+    pub zone: Zone,
 }
 
 impl Looker<'_> {
@@ -188,7 +188,7 @@ impl Looker<'_> {
     }
 }
 
-fn told(at: DateTime<Utc>, zone: Tz) -> String {
+fn told(at: DateTime<Utc>, zone: Zone) -> String {
     at.with_timezone(&zone).to_rfc3339_opts(SecondsFormat::Secs, false)
 }
 

@@ -1,9 +1,9 @@
 //! Wall clock, boot-time clock and boot id.
 
 use crate::core::Millis;
+use crate::core::zone::Zone;
 use crate::ports::Clock;
 use chrono::{DateTime, Local, Utc};
-use chrono_tz::Tz;
 use nix::time::{ClockId, clock_gettime};
 
 #[cfg(target_os = "linux")]
@@ -26,9 +26,9 @@ pub fn boot_id() -> String {
 }
 
 /// The zone of the host, by its IANA name: that of `TZ`, else what the system is set to, else UTC.
-pub fn zone() -> Tz {
+pub fn zone() -> Zone {
     let by_environment = std::env::var("TZ").ok().and_then(|name| name.trim_start_matches(':').parse().ok());
-    by_environment.or_else(|| iana_time_zone::get_timezone().ok()?.parse().ok()).unwrap_or(Tz::UTC)
+    by_environment.or_else(|| iana_time_zone::get_timezone().ok()?.parse().ok()).unwrap_or(Zone::utc())
 }
 
 /// The clock of the host.

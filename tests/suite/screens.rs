@@ -500,7 +500,7 @@ fn tmux_lets_paste_submit_and_keys_pass_only_where_they_belong() {
 fn look(class: Class, composer: Composer, composer_row: String, cursor: (u16, u16), cursor_shown: bool) -> Look {
     let (mark_pasted, mark_entered) = Default::default();
     Look {
-        wall: chrono::DateTime::UNIX_EPOCH.with_timezone(&chrono_tz::Tz::UTC),
+        wall: chrono::DateTime::UNIX_EPOCH.with_timezone(&iapeer::core::zone::Zone::utc()),
         absent: Vec::new(),
         class,
         composer,

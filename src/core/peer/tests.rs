@@ -11,8 +11,8 @@ use crate::core::guard::Fact;
 use crate::core::message::{Claim, Evidence, Key, ProcessRef, State};
 use crate::core::names::Party;
 use crate::core::screen::{Class, Composer};
+use crate::core::zone::Zone;
 use chrono::{TimeDelta, TimeZone};
-use chrono_tz::Tz;
 use proptest::prelude::*;
 use std::collections::HashMap;
 
@@ -234,7 +234,7 @@ impl World {
             title: String::new(),
             mark_pasted: self.marks.0.clone(),
             mark_entered: self.marks.1.clone(),
-            wall: Tz::UTC.with_ymd_and_hms(2026, 11, 22, 12, 0, 0).unwrap() + TimeDelta::milliseconds(self.now as i64),
+            wall: Zone::utc().with_ymd_and_hms(2026, 11, 22, 12, 0, 0).unwrap() + TimeDelta::milliseconds(self.now as i64),
         }
     }
 

@@ -8,8 +8,8 @@ use super::effect::Effect;
 use super::*;
 use crate::core::reset;
 use crate::core::runtime::LimitKind;
+use crate::core::zone::Zone;
 use chrono::DateTime;
-use chrono_tz::Tz;
 
 /// When a message is tried again after a usage limit whose end is not printed.
 pub const LIMIT_RETRY_MS: Millis = 900_000;
@@ -80,7 +80,7 @@ impl Peer {
 }
 
 /// What the rows of the last turn say, and when that is over if they say so.
-fn said(look: &Look, definition: &Definition) -> Option<(Hold, Option<DateTime<Tz>>)> {
+fn said(look: &Look, definition: &Definition) -> Option<(Hold, Option<DateTime<Zone>>)> {
     let composer = look.rows.iter().rposition(|r| !look.composer_row.is_empty() && *r == look.composer_row);
     let rows: Vec<&str> = look.rows[..composer.unwrap_or(look.rows.len())].iter().map(|r| r.trim_end()).filter(|r| !r.is_empty()).collect();
     let begins = |row: &&str| definition.turn.shown.as_ref().is_some_and(|p| p.is_match(row)) || row.contains("</iap:");

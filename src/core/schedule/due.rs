@@ -7,8 +7,8 @@
 use super::watched::Seen;
 use super::{Missed, Timetable};
 use crate::core::message::MessageId;
+use crate::core::zone::Zone;
 use chrono::{DateTime, TimeDelta, Utc};
-use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 /// A slot that is looked at so late still is on time: a restart of the daemon, a slow host.
@@ -93,7 +93,7 @@ pub struct Due {
 }
 
 /// What fires at `now`, by the wall clock, on a host of this zone.
-pub fn due(table: &Timetable, host: Tz, policy: Missed, memory: &Memory, now: DateTime<Utc>) -> Due {
+pub fn due(table: &Timetable, host: Zone, policy: Missed, memory: &Memory, now: DateTime<Utc>) -> Due {
     let mut after = memory.clone();
     if after.from > now {
         // The clock was put back. What has fired is remembered slot by slot; everything else comes again.
@@ -115,7 +115,7 @@ pub fn due(table: &Timetable, host: Tz, policy: Missed, memory: &Memory, now: Da
 }
 
 /// The latest slot in `(from, now]` that has not fired.
-fn newest(table: &Timetable, host: Tz, memory: &Memory, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+fn newest(table: &Timetable, host: Zone, memory: &Memory, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let mut until = now;
     loop {
         let slot = table.last(host, until).filter(|s| *s > memory.from && *s <= until)?;
@@ -127,7 +127,7 @@ fn newest(table: &Timetable, host: Tz, memory: &Memory, now: DateTime<Utc>) -> O
 }
 
 /// The first slot after a moment that has not fired.
-fn next(table: &Timetable, host: Tz, memory: &Memory, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+fn next(table: &Timetable, host: Zone, memory: &Memory, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let mut after = after;
     loop {
         let slot = table.next(host, after).filter(|s| *s > after)?;
@@ -139,7 +139,7 @@ fn next(table: &Timetable, host: Tz, memory: &Memory, after: DateTime<Utc>) -> O
 }
 
 /// Slots in `(from, slot)` that have not fired, up to a thousand.
-fn count(table: &Timetable, host: Tz, memory: &Memory, slot: DateTime<Utc>) -> u64 {
+fn count(table: &Timetable, host: Zone, memory: &Memory, slot: DateTime<Utc>) -> u64 {
     let mut at = memory.from;
     let mut counted = 0;
     while counted < COUNTED {
@@ -163,7 +163,7 @@ mod tests {
     /// A schedule over simulated time: every look's fire is kept.
     struct World {
         table: Timetable,
-        zone: Tz,
+        zone: Zone,
         policy: Missed,
         memory: Memory,
         fired: Vec<String>,
@@ -335,7 +335,7 @@ mod tests {
     fn the_way_back_finds_what_the_way_forth_finds() {
         for pattern in ["30 2 * * *", "*/20 * * * *", "15 1-3 * * *", "0 3 L * *", "0 2 * * sun", "59 23 29 2 *", "30 30 2 * * *"] {
             for zone in ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"] {
-                let (table, zone): (_, Tz) = (Timetable::read(pattern.into(), None).unwrap(), zone.parse().unwrap());
+                let (table, zone): (_, Zone) = (Timetable::read(pattern.into(), None).unwrap(), zone.parse().unwrap());
                 let mut slot = table.next(zone, at("2026-01-01T00:00:00Z")).unwrap();
                 for _ in 0..400 {
                     let next = table.next(zone, slot).unwrap();

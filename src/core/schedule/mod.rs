@@ -10,8 +10,8 @@ pub mod watched;
 use super::limits::Limits;
 use super::names::near;
 use super::sanitize;
+use crate::core::zone::Zone;
 use chrono::{DateTime, TimeZone, Utc};
-use chrono_tz::Tz;
 use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
 use serde::{Deserialize, Serialize};
@@ -80,7 +80,7 @@ pub enum Trigger {
 pub struct Timetable {
     pub pattern: String,
     /// None: the zone of the host.
-    pub zone: Option<Tz>,
+    pub zone: Option<Zone>,
     cron: Cron,
 }
 
@@ -137,32 +137,32 @@ impl Timetable {
         let table = Timetable { pattern, zone, cron };
         // A pattern whose day never comes has none after this one either.
         let some_day = Utc.timestamp_opt(1_700_000_000, 0).single().unwrap_or_default();
-        if table.next(Tz::UTC, some_day).is_none() {
+        if table.next(Zone::utc(), some_day).is_none() {
             return wrong("cron", format!("`cron: {shown}` never comes; correct the day or the month"));
         }
         Ok(table)
     }
 
     /// The zone it is read in, on a host of this zone.
-    pub fn zone_on(&self, host: Tz) -> Tz {
+    pub fn zone_on(&self, host: Zone) -> Zone {
         self.zone.unwrap_or(host)
     }
 
     /// The first slot after a moment.
-    pub fn next(&self, host: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub fn next(&self, host: Zone, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.cron.find_next_occurrence(&after.with_timezone(&self.zone_on(host)), false).ok().map(|t| t.with_timezone(&Utc))
     }
 
     /// The last slot at or before a moment.
-    pub fn last(&self, host: Tz, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub fn last(&self, host: Zone, until: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.cron.find_previous_occurrence(&until.with_timezone(&self.zone_on(host)), true).ok().map(|t| t.with_timezone(&Utc))
     }
 }
 
-fn read_zone(name: &str) -> Result<Tz, Wrong> {
+fn read_zone(name: &str) -> Result<Zone, Wrong> {
     name.parse().or_else(|_| {
-        let known = chrono_tz::TZ_VARIANTS.iter().map(|z| z.name());
-        let hint = near(name, known).first().map(|z| format!("; did you mean `{z}`?")).unwrap_or_default();
+        let known = Zone::names();
+        let hint = near(name, known.iter().map(String::as_str)).first().map(|z| format!("; did you mean `{z}`?")).unwrap_or_default();
         let shown = sanitize::line(&name.chars().take(80).collect::<String>());
         wrong("time_zone", format!("`time_zone: {shown}` is no zone of the IANA database, as `Europe/Berlin` is{hint}"))
     })
@@ -170,7 +170,7 @@ fn read_zone(name: &str) -> Result<Tz, Wrong> {
 
 impl Schedule {
     /// What its memory is about: with another trigger, or switched on again, it begins anew.
-    pub fn fingerprint(&self, host: Tz) -> String {
+    pub fn fingerprint(&self, host: Zone) -> String {
         match &self.trigger {
             _ if !self.enabled => "off".into(),
             Trigger::Cron(table) => format!("cron {} {}", table.pattern, table.zone_on(host)),
@@ -222,8 +222,8 @@ mod tests {
     fn what_it_remembers_belongs_to_its_trigger() {
         let one = read(r#""cron":"0 9 * * *""#).unwrap();
         let berlin = read(r#""cron":"0 9 * * *","time_zone":"Europe/Berlin""#).unwrap();
-        assert_eq!(one.fingerprint(Tz::Europe__Berlin), berlin.fingerprint(Tz::UTC));
-        assert_ne!(one.fingerprint(Tz::UTC), berlin.fingerprint(Tz::UTC));
-        assert_eq!(Schedule { enabled: false, ..one }.fingerprint(Tz::UTC), "off");
+        assert_eq!(one.fingerprint("Europe/Berlin".parse::<Zone>().unwrap()), berlin.fingerprint(Zone::utc()));
+        assert_ne!(one.fingerprint(Zone::utc()), berlin.fingerprint(Zone::utc()));
+        assert_eq!(Schedule { enabled: false, ..one }.fingerprint(Zone::utc()), "off");
     }
 }
