@@ -361,13 +361,7 @@ fn claim(actor: &mut Actor, host: Arc<Host>, inc: Incarnation, entry: Entry) {
     };
     let party = Party::Peer(record.identity);
     actor.tasks.spawn(async move {
-        let written = host
-            .store
-            .run(move |store| {
-                let (mailbox, disk) = store.mailbox(&party)?;
-                mailbox.claim(&*disk, &entry.key, claim)
-            })
-            .await;
+        let written = host.store.claim(party, entry.key, claim).await;
         host.set_degraded("store: a claim could not be written", written.is_err());
         match written {
             Ok(claim) => Outcome { event: Event::Claimed { id, result: Ok((claim.attempt, claim.deaths)) }, session: None, claim: Some(claim) },

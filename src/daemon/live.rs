@@ -6,7 +6,7 @@ use super::host::Host;
 use super::last_screen;
 use crate::core::peer::event::{DeathCause, Event};
 use crate::core::runtime::Definition;
-use crate::keeper::record::{Child, ExitRecord};
+use crate::keeper::record::{Child, ExitRecord, StartRecord};
 use crate::ports::terminal::PaneRef;
 use crate::runtime::transcript::{self, Said};
 use crate::store::peer_state::SessionRecord;
@@ -158,9 +158,10 @@ async fn watch_death(record: SessionRecord, exits: PathBuf, inbox: mpsc::WeakSen
     }
 }
 
-/// How old a session became, by its keeper's record, else by now.
+/// How old a session became, by its keeper's records, else by now.
 pub fn age_ms(host: &Host, record: &SessionRecord, exits: &Path) -> u64 {
-    let told = ExitRecord::read(exits, record.incarnation).and_then(|r| ending::between_ms(&record.woke_at, &r.at));
+    let began = StartRecord::read(exits, record.incarnation).map_or_else(|| record.woke_at.clone(), |r| r.at);
+    let told = ExitRecord::read(exits, record.incarnation).and_then(|r| ending::between_ms(&began, &r.at));
     let by_now = if record.boot_id == host.boot_id { host.clock.boot_ms().saturating_sub(record.woke_ms) } else { 0 };
     told.unwrap_or(by_now)
 }

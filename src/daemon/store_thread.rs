@@ -2,10 +2,10 @@
 //!
 //! Because the order is kept, an effect that is posted without waiting (an acknowledgement, a marker) is
 //! on disk before anything that was asked for after it; one that the disk refused is tried again, before
-//! any that was posted later. Messages that come in at the same time are kept
-//! together and share their syncs.
+//! any that was posted later. Messages and claims that come in at the same time are kept together and share
+//! their syncs.
 
-use crate::core::message::Message;
+use crate::core::message::{Claim, Key, Message};
 use crate::core::names::Party;
 use crate::ports::disk::Disk;
 use crate::store::layout::Root;
@@ -36,8 +36,8 @@ enum Job {
     Do(Box<dyn FnOnce(&mut Store) + Send>),
     /// Done until it succeeds; nobody waits for it.
     Post(Posted),
-    /// Messages of one request: all are kept, or none.
-    Keep(Vec<Message>, Kept),
+    /// Durable together with others.
+    Keep(Wish),
 }
 
 struct Posted {
@@ -46,7 +46,55 @@ struct Posted {
     job: Box<dyn FnMut(&mut Store) -> io::Result<()> + Send>,
 }
 
-type Kept = oneshot::Sender<io::Result<Vec<Message>>>;
+type Answer<T> = oneshot::Sender<io::Result<T>>;
+
+/// What is to be kept; whoever asked may have gone when it is.
+enum Wish {
+    /// Messages of one request: all of them, or none.
+    Messages(Vec<Message>, Answer<Vec<Message>>),
+    Claim(Box<Claiming>, Answer<Claim>),
+}
+
+struct Claiming {
+    party: Party,
+    key: Key,
+    claim: Claim,
+    counted: bool,
+}
+
+impl Wish {
+    /// Where its files are written, and where they are kept.
+    fn place(&mut self, store: &mut Store) -> io::Result<Vec<Placed>> {
+        match self {
+            Wish::Messages(messages, _) => store.place(messages),
+            Wish::Claim(claiming, _) => {
+                // A release, say, that is still to be written must not take this one back.
+                if !store.is_settled() {
+                    return Err(io::Error::other("what was to be written before is not on disk yet"));
+                }
+                let (mailbox, disk) = store.mailbox(&claiming.party)?;
+                // Once, should it be tried again.
+                if !std::mem::replace(&mut claiming.counted, true) {
+                    claiming.claim = mailbox.counted(&*disk, &claiming.key, claiming.claim.clone());
+                }
+                Ok(vec![mailbox.place_for_claim(&claiming.key, &claiming.claim)?])
+            }
+        }
+    }
+
+    fn answer(self, store: &mut Store, kept: io::Result<()>) {
+        match self {
+            Wish::Messages(messages, answer) => drop(answer.send(kept.map(|()| messages))),
+            Wish::Claim(claiming, answer) => {
+                let moved = kept.and_then(|()| {
+                    let (mailbox, disk) = store.mailbox(&claiming.party)?;
+                    mailbox.claimed(&*disk, &claiming.key)
+                });
+                drop(answer.send(moved.map(|()| claiming.claim)));
+            }
+        }
+    }
+}
 
 /// What the thread owns.
 pub struct Store {
@@ -122,23 +170,45 @@ impl Store {
         messages.iter_mut().map(place).collect()
     }
 
-    fn keep_together(&mut self, mut requests: Vec<(Vec<Message>, Kept)>) {
-        if requests.len() > 1 {
-            let placed: io::Result<Vec<Vec<Placed>>> = requests.iter_mut().map(|(m, _)| self.place(m)).collect();
-            let all: Vec<Placed> = placed.into_iter().flatten().flatten().collect();
-            let complete = all.len() == requests.iter().map(|(m, _)| m.len()).sum::<usize>();
-            if complete && keep(&*self.disk, &all).is_ok() {
-                for (messages, done) in requests {
-                    // Whoever asked may have gone.
-                    let _ = done.send(Ok(messages));
-                }
+    /// Does a job; what is to be kept, with all that waits to be kept. What was posted meanwhile need not wait for
+    /// them: who asked for those has had no answer yet, and posts nothing that rests on it.
+    fn work(&mut self, first: Job, inbox: &mut mpsc::Receiver<Job>) {
+        let mut wishes = Vec::new();
+        let mut next = Some(first);
+        let mut last = None;
+        while let Some(job) = next.take() {
+            match job {
+                Job::Keep(wish) => wishes.push(wish),
+                Job::Post(posted) => self.post(posted),
+                Job::Do(job) => last = Some(job),
+            }
+            if !wishes.is_empty() && wishes.len() < TOGETHER && last.is_none() {
+                next = inbox.try_recv().ok();
+            }
+        }
+        if !wishes.is_empty() {
+            self.settle();
+            self.keep_together(wishes);
+        }
+        if let Some(job) = last {
+            self.settle();
+            job(self);
+        }
+    }
+
+    fn keep_together(&mut self, mut wishes: Vec<Wish>) {
+        if wishes.len() > 1 {
+            let placed: io::Result<Vec<Vec<Placed>>> = wishes.iter_mut().map(|wish| wish.place(self)).collect();
+            let all = placed.map(|placed| placed.into_iter().flatten().collect::<Vec<Placed>>());
+            if all.and_then(|all| keep(&*self.disk, &all)).is_ok() {
+                wishes.into_iter().for_each(|wish| wish.answer(self, Ok(())));
                 return;
             }
         }
         // One alone, or one of them failed: each for itself, so that only the bad one is refused.
-        for (mut messages, done) in requests {
-            let kept = self.keep(&mut messages);
-            let _ = done.send(kept.map(|()| messages));
+        for mut wish in wishes {
+            let kept = wish.place(self).and_then(|placed| keep(&*self.disk, &placed));
+            wish.answer(self, kept);
         }
     }
 }
@@ -170,32 +240,8 @@ impl StoreHandle {
         let thread = std::thread::Builder::new().name("store".into()).spawn(move || {
             let mut store = Store::new(disk, root);
             while let Some(first) = next_job(&mut inbox, &mut store) {
-                let mut requests = Vec::new();
-                let mut after = None;
-                let mut job = Some(first);
-                while let Some(next) = job.take() {
-                    match next {
-                        Job::Keep(messages, done) => {
-                            requests.push((messages, done));
-                            job = if requests.len() < TOGETHER { inbox.try_recv().ok() } else { None };
-                        }
-                        other => after = Some(other),
-                    }
-                }
                 // One bad job must not end the only writer.
-                let work = std::panic::AssertUnwindSafe(|| {
-                    if !requests.is_empty() {
-                        store.keep_together(requests);
-                    }
-                    match after {
-                        Some(Job::Do(job)) => {
-                            store.settle();
-                            job(&mut store);
-                        }
-                        Some(Job::Post(posted)) => store.post(posted),
-                        _ => {}
-                    }
-                });
+                let work = std::panic::AssertUnwindSafe(|| store.work(first, &mut inbox));
                 if std::panic::catch_unwind(work).is_err() {
                     tracing::error!("a store job panicked");
                 }
@@ -206,8 +252,18 @@ impl StoreHandle {
 
     /// Keeps messages of one request; they come back with their places in the order.
     pub async fn keep(&self, messages: Vec<Message>) -> io::Result<Vec<Message>> {
-        let (done, result) = oneshot::channel();
-        self.jobs.send(Job::Keep(messages, done)).await.map_err(|_| io::Error::other("the store has ended"))?;
+        self.wish(|answer| Wish::Messages(messages, answer)).await
+    }
+
+    /// Claims a record (see [`Mailbox::claim`]).
+    pub async fn claim(&self, party: Party, key: Key, claim: Claim) -> io::Result<Claim> {
+        let claiming = Box::new(Claiming { party, key, claim, counted: false });
+        self.wish(|answer| Wish::Claim(claiming, answer)).await
+    }
+
+    async fn wish<T>(&self, wish: impl FnOnce(Answer<T>) -> Wish) -> io::Result<T> {
+        let (answer, result) = oneshot::channel();
+        self.jobs.send(Job::Keep(wish(answer))).await.map_err(|_| io::Error::other("the store has ended"))?;
         result.await.map_err(|_| io::Error::other("the store dropped the job"))?
     }
 
@@ -236,8 +292,109 @@ impl StoreHandle {
 #[allow(clippy::disallowed_methods, reason = "tests write the files they read")]
 mod tests {
     use super::*;
+    use crate::core::message::ProcessRef;
+    use crate::core::record::tests::sample;
     use crate::store::disk::OsDisk;
+    use std::ffi::OsString;
+    use std::path::{Path, PathBuf};
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// The real disk; it writes down how many files it was given at once, and refuses those of `echo-bad`.
+    #[derive(Default)]
+    struct Watched(Mutex<Vec<usize>>);
+
+    impl Disk for Watched {
+        fn create_synced(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+            OsDisk.create_synced(path, bytes)
+        }
+        fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+            OsDisk.create(path, bytes)
+        }
+        fn create_all_synced(&self, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
+            self.0.lock().unwrap().push(files.len());
+            let bad = files.iter().any(|(path, _)| path.components().any(|c| c.as_os_str() == "echo-bad"));
+            if bad { Err(io::Error::from_raw_os_error(nix::libc::EIO)) } else { OsDisk.create_all_synced(files) }
+        }
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            OsDisk.rename(from, to)
+        }
+        fn remove(&self, path: &Path) -> io::Result<()> {
+            OsDisk.remove(path)
+        }
+        fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+            OsDisk.sync_dir(dir)
+        }
+        fn read(&self, path: &Path, cap: u64) -> io::Result<Vec<u8>> {
+            OsDisk.read(path, cap)
+        }
+        fn list(&self, dir: &Path) -> io::Result<Vec<OsString>> {
+            OsDisk.list(dir)
+        }
+        fn create_dir(&self, dir: &Path) -> io::Result<()> {
+            OsDisk.create_dir(dir)
+        }
+        fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+            OsDisk.free_bytes(path)
+        }
+    }
+
+    fn letter(n: u64, to: &str) -> Message {
+        Message { id: format!("0199a0b0-0000-7000-8000-{n:012}").parse().unwrap(), seq: n, to: to.parse().unwrap(), ..sample(b"x") }
+    }
+
+    fn claim(message: &Message) -> Claim {
+        let nobody = ProcessRef { pid: i32::MAX, start: 1 };
+        let identity = message.to.peer().unwrap().clone();
+        let (id, boot_id, pane) = (message.id.clone(), "a-boot".into(), "%0".into());
+        let (server, keeper) = (nobody.clone(), nobody);
+        Claim { v: 1, id, attempt: 0, deaths: 0, identity, incarnation: 1, boot_id, transcript: None, server, keeper, pane, taken: None, released: false }
+    }
+
+    #[tokio::test]
+    async fn messages_and_claims_that_wait_together_are_kept_together_and_a_bad_one_is_refused_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Arc::new(Watched::default());
+        let (store, _thread) = StoreHandle::start(disk.clone(), Root::at(dir.path())).unwrap();
+        let first = store.keep(vec![letter(1, "echo-a")]).await.unwrap().remove(0);
+        for bad in [false, true] {
+            disk.0.lock().unwrap().clear();
+            // The thread is held up until all of them wait.
+            let (open, gate) = std::sync::mpsc::channel::<()>();
+            store.post("gate", move |_| gate.recv().map_err(io::Error::other)).await;
+            let kept = async { store.keep(vec![letter(2 + u64::from(bad), "echo-b")]).await };
+            let claimed = async { store.claim(first.to.clone(), first.key(), claim(&first)).await };
+            let third = async { store.keep(vec![letter(9, if bad { "echo-bad" } else { "echo-c" })]).await };
+            let opened = async {
+                store.post("between", |_| Ok(())).await;
+                open.send(()).unwrap();
+            };
+            let (kept, claimed, third, ()) = tokio::join!(kept, claimed, third, opened);
+            let sizes = disk.0.lock().unwrap().clone();
+            let queue = |party: &str, folder: &str| dir.path().join("state/peers").join(party).join("queue").join(folder);
+            assert_eq!(sizes, if bad { vec![3, 1, 1, 1] } else { vec![3] });
+            assert_eq!(claimed.unwrap().attempt, 1 + u32::from(bad), "counted once, however often it is tried");
+            assert!(queue("echo-a", "cur").join(first.key().file_name()).exists());
+            assert_eq!(third.is_err(), bad);
+            assert!(queue("echo-b", "new").join(kept.unwrap()[0].key().file_name()).exists());
+            assert_eq!(std::fs::read_dir(queue("echo-bad", "new")).map_or(0, Iterator::count), 0, "nothing of the refused one");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_claimed_while_older_changes_are_still_to_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _thread) = StoreHandle::start(Arc::new(OsDisk), Root::at(dir.path())).unwrap();
+        let message = store.keep(vec![letter(1, "echo-a")]).await.unwrap().remove(0);
+        let full = Arc::new(AtomicBool::new(true));
+        let disk = full.clone();
+        let refuses = move |_: &mut Store| if disk.load(Ordering::SeqCst) { Err(io::Error::from_raw_os_error(nix::libc::ENOSPC)) } else { Ok(()) };
+        store.post("release", refuses).await;
+        let claimed = || store.claim(message.to.clone(), message.key(), claim(&message));
+        assert!(claimed().await.unwrap_err().to_string().contains("not on disk yet"));
+        full.store(false, Ordering::SeqCst);
+        assert_eq!(claimed().await.unwrap().attempt, 1);
+    }
 
     #[tokio::test]
     async fn what_the_disk_refuses_is_done_later_and_in_order() {

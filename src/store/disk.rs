@@ -92,11 +92,16 @@ pub fn is_temp(name: &OsStr) -> bool {
 
 static TEMP: AtomicU64 = AtomicU64::new(0);
 
+/// Where a file is written that is to take the place of another.
+pub fn temp_beside(path: &Path) -> PathBuf {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("file");
+    path.with_file_name(format!(".{name}.{}.{}.tmp", std::process::id(), TEMP.fetch_add(1, Ordering::Relaxed)))
+}
+
 /// Replaces a small file: it is the old one or the new one, also after a power cut.
 pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("file");
-    let temp = dir.join(format!(".{name}.{}.{}.tmp", std::process::id(), TEMP.fetch_add(1, Ordering::Relaxed)));
+    let temp = temp_beside(path);
     let written = disk.create_synced(&temp, bytes).and_then(|()| disk.rename(&temp, path));
     if let Err(error) = written {
         // What is left of a failed write must not stay; its own failure changes nothing.

@@ -4,7 +4,7 @@
 //! anybody hears of its id. A claim is written and synced before anything is typed. Only the store
 //! thread writes here.
 
-use super::disk::{is_temp, remove_if_there, replace};
+use super::disk::{is_temp, remove_if_there, replace, temp_beside};
 use crate::core::message::{Claim, Ending, Entry, Evidence, Key, Message, MessageId, State};
 use crate::core::peer::effect::Giveback;
 use crate::core::record::{self, RECORD_CAP};
@@ -91,7 +91,7 @@ impl Mailbox {
     /// Where a message is written, and where it is kept.
     pub fn place_for(&self, message: &Message) -> Placed {
         let name = message.key().file_name();
-        Placed { temp: self.dir.join("tmp").join(&name), kept: self.dir.join("new").join(&name), bytes: record::encode(message) }
+        Placed { temp: self.dir.join("tmp").join(&name), kept: self.dir.join("new").join(&name), bytes: record::encode(message), replaces: false }
     }
 
     /// Looks at every folder; puts aside what is not a message.
@@ -259,18 +259,36 @@ impl Mailbox {
     }
 
     /// Claims a record; `claim` comes with everything but the counts, which an earlier claim may carry.
-    pub fn claim(&self, disk: &dyn Disk, key: &Key, mut claim: Claim) -> io::Result<Claim> {
+    pub fn claim(&self, disk: &dyn Disk, key: &Key, claim: Claim) -> io::Result<Claim> {
+        let claim = self.counted(disk, key, claim);
+        keep(disk, &[self.place_for_claim(key, &claim)?])?;
+        self.claimed(disk, key)?;
+        Ok(claim)
+    }
+
+    /// One more try than an earlier claim tells of.
+    pub fn counted(&self, disk: &dyn Disk, key: &Key, mut claim: Claim) -> Claim {
         if let Some(earlier) = self.read_claim(disk, key) {
             claim.attempt = earlier.attempt;
             claim.deaths = earlier.deaths;
         }
         claim.attempt += 1;
-        self.write_claim(disk, key, &claim)?;
+        claim
+    }
+
+    /// Where a claim is written, and where it is kept, in the place of an earlier one.
+    pub fn place_for_claim(&self, key: &Key, claim: &Claim) -> io::Result<Placed> {
+        let kept = self.claim_path(key);
+        Ok(Placed { temp: temp_beside(&kept), kept, bytes: serde_json::to_vec(claim).map_err(io::Error::other)?, replaces: true })
+    }
+
+    /// Moves a record whose claim is kept.
+    pub fn claimed(&self, disk: &dyn Disk, key: &Key) -> io::Result<()> {
         let (new, cur) = (self.dir.join("new").join(key.file_name()), self.dir.join("cur").join(key.file_name()));
         match disk.rename(&new, &cur) {
             // Moved by an earlier try whose release did not get through.
-            moved if is_missing(&moved) && self.lies_in(disk, "cur", &key.file_name()) => Ok(claim),
-            moved => moved.map(|()| claim),
+            moved if is_missing(&moved) && self.lies_in(disk, "cur", &key.file_name()) => Ok(()),
+            moved => moved,
         }
     }
 
@@ -346,34 +364,38 @@ fn is_missing(moved: &io::Result<()>) -> bool {
     moved.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
-/// A record on its way into `new/`.
+/// A file on its way to where it is kept: a record, a claim.
 pub struct Placed {
     temp: PathBuf,
     kept: PathBuf,
     bytes: Vec<u8>,
+    /// An earlier one may lie there; it stays when this one cannot be kept.
+    replaces: bool,
 }
 
 impl Placed {
     pub fn new(temp: PathBuf, kept: PathBuf, bytes: Vec<u8>) -> Self {
-        Placed { temp, kept, bytes }
+        Placed { temp, kept, bytes, replaces: false }
     }
 }
 
-/// Keeps records of any mailboxes: all of them, or none. What they share, they sync once.
-pub fn keep(disk: &dyn Disk, records: &[Placed]) -> io::Result<()> {
-    let files: Vec<(PathBuf, Vec<u8>)> = records.iter().map(|r| (r.temp.clone(), r.bytes.clone())).collect();
-    let mut dirs: Vec<&Path> = records.iter().filter_map(|r| r.kept.parent()).collect();
+/// Keeps files of any mailboxes: all of them, or none. What they share, they sync once.
+pub fn keep(disk: &dyn Disk, placed: &[Placed]) -> io::Result<()> {
+    let files: Vec<(PathBuf, Vec<u8>)> = placed.iter().map(|r| (r.temp.clone(), r.bytes.clone())).collect();
+    let mut dirs: Vec<&Path> = placed.iter().filter_map(|r| r.kept.parent()).collect();
     dirs.sort();
     dirs.dedup();
     let kept = disk
         .create_all_synced(&files)
-        .and_then(|()| records.iter().try_for_each(|r| disk.rename(&r.temp, &r.kept)))
+        .and_then(|()| placed.iter().try_for_each(|r| disk.rename(&r.temp, &r.kept)))
         .and_then(|()| dirs.iter().try_for_each(|d| disk.sync_dir(d)));
     kept.inspect_err(|_| {
         // The sender hears that nothing was accepted; then nothing may be delivered later.
-        for record in records {
-            let _ = disk.remove(&record.temp);
-            let _ = disk.remove(&record.kept);
+        for file in placed {
+            let _ = disk.remove(&file.temp);
+            if !file.replaces {
+                let _ = disk.remove(&file.kept);
+            }
         }
     })
 }
