@@ -166,7 +166,7 @@ fn in_words(death: &serde_json::Value) -> String {
     let field = |name: &str| death[name].as_str();
     let with = |before: &str, name: &str| field(name).map(|v| format!("{before}{v}")).unwrap_or_default();
     format!(
-        "died {} (session {}): {}{}{}{}{}",
+        "died {} (session {}): {}{}{}{}{}{}",
         field("ts").unwrap_or_default(),
         field("inc").unwrap_or_default(),
         field("cause").unwrap_or_default(),
@@ -174,6 +174,7 @@ fn in_words(death: &serde_json::Value) -> String {
         with(", while it had ", "claimed"),
         with("; ", "detail"),
         with("; its last screen: ", "screen"),
+        with("; its last output: ", "tail"),
     )
 }
 

@@ -3,6 +3,7 @@
 
 use super::{Done, LogsArgs, Outcome, out};
 use crate::core::fault::{Code, Fault};
+use crate::daemon::pane_logs;
 use crate::store::layout::Root;
 use crate::tmux::watch::{FileWatch, Tail};
 use std::os::unix::fs::MetadataExt;
@@ -42,7 +43,24 @@ impl Followed {
     }
 }
 
+/// What the terminals of a peer have shown.
+fn pane(root: &Root, peer: &str) -> Outcome {
+    let logs = pane_logs::of_peer(root, peer);
+    if logs.is_empty() {
+        let hint = "a session that runs writes one, unless `pane_log_max_bytes` is 0";
+        return Err(Fault::new(Code::Conflict, format!("nothing is written down of what a terminal of {peer} has shown")).hint(hint));
+    }
+    for log in logs {
+        let bytes = std::fs::read(&log).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", log.display())))?;
+        out(&pane_logs::plain(&bytes));
+    }
+    Ok(Done::Ok)
+}
+
 pub async fn logs(root: &Root, args: LogsArgs) -> Outcome {
+    if let Some(peer) = args.peer.as_ref().filter(|_| args.pane) {
+        return pane(root, peer);
+    }
     let names: &[&str] = match (args.lifecycle, args.delivery, args.exits) {
         (true, ..) => &["lifecycle.log"],
         (_, true, _) => &["delivery.log"],

@@ -112,6 +112,8 @@ enum Verb {
     #[command(hide = true)]
     Keep { launch_file: PathBuf },
     #[command(hide = true)]
+    PaneLog { file: PathBuf, max: u64 },
+    #[command(hide = true)]
     EchoAgent(pane::EchoArgs),
     /// `iapeer <runtime>` in a project folder: make it a peer if it is none yet, start, attach.
     #[command(external_subcommand)]
@@ -360,6 +362,9 @@ struct LogsArgs {
     /// Only exits.log: how each session ended, and what is kept of it.
     #[arg(long)]
     exits: bool,
+    /// What its terminal has shown, as plain text.
+    #[arg(long, requires = "peer", conflicts_with_all = ["lifecycle", "delivery", "exits", "follow"])]
+    pane: bool,
 }
 
 #[derive(Args)]
@@ -453,9 +458,10 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Outcome {
-    // These two are the pane's own processes: no runtime, no root of theirs.
+    // These are the pane's own processes: no runtime, no root of theirs.
     match cli.verb {
         Verb::Keep { launch_file } => return pane::keep(&launch_file),
+        Verb::PaneLog { file, max } => return pane::log(&file, max),
         Verb::EchoAgent(args) => return pane::echo_agent(args),
         Verb::Version => {
             out(&format!("iapeer {}\n", env!("CARGO_PKG_VERSION")));
@@ -509,7 +515,7 @@ async fn dispatch(root: Root, cli: Cli, notify: Notify) -> Outcome {
         Verb::Mcp => mcp::serve(root).await,
         Verb::Hook(args) => hook::hook(&root, &args.event).await,
         Verb::Runtime(words) => peers::runtime(&root, words, as_json).await,
-        Verb::Keep { .. } | Verb::EchoAgent(_) | Verb::Version => Ok(Done::Ok),
+        Verb::Keep { .. } | Verb::PaneLog { .. } | Verb::EchoAgent(_) | Verb::Version => Ok(Done::Ok),
     }
 }
 

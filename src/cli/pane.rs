@@ -28,6 +28,12 @@ pub fn keep(launch_file: &std::path::Path) -> Outcome {
     }
 }
 
+pub fn log(file: &std::path::Path, max: u64) -> Outcome {
+    crate::sys::spawn::tighten_umask();
+    let written = crate::keeper::pane_log::run(std::io::stdin().lock(), file, max);
+    written.map(|()| Done::Ok).map_err(|error| Fault::new(Code::Internal, error.to_string()))
+}
+
 pub fn echo_agent(args: EchoArgs) -> Outcome {
     let resume = args.resume.is_some();
     let Some(session_id) = args.resume.or(args.session_id) else {

@@ -49,6 +49,7 @@ pub const RESERVED: &[&str] = &[
     "mcp",
     "messages",
     "new",
+    "pane-log",
     "queue",
     "refresh",
     "remove",

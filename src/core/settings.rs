@@ -41,6 +41,11 @@ pub struct Settings {
     /// The same for `delivery.log` (`IAPEER_DELIVERY_LOG_MAX_BYTES`, `IAPEER_DELIVERY_LOG_KEEP`).
     pub delivery_log_max_bytes: u64,
     pub delivery_log_keep: u32,
+    /// Size at which the log of what a terminal shows is rotated, in bytes; one rotated file is kept; 0: none is
+    /// written (`IAPEER_PANE_LOG_MAX_BYTES`).
+    pub pane_log_max_bytes: u64,
+    /// Size of all of them together above which the oldest are removed (`IAPEER_PANE_LOGS_TOTAL_BYTES`).
+    pub pane_logs_total_bytes: u64,
     /// Terminal size of a session while nobody is attached.
     pub window: Window,
     pub tmux: Tmux,
@@ -129,6 +134,8 @@ impl Default for Settings {
             lifecycle_log_keep: 5,
             delivery_log_max_bytes: 5 * 1024 * 1024,
             delivery_log_keep: 5,
+            pane_log_max_bytes: 1024 * 1024,
+            pane_logs_total_bytes: 256 * 1024 * 1024,
             window: Window::default(),
             tmux: Tmux::default(),
             limits: Limits::default(),

@@ -11,6 +11,7 @@ use super::host::Host;
 use super::last_screen;
 use super::live;
 use super::logs::Line;
+use super::pane_logs;
 use super::strays;
 use crate::core::guard::{Fact, Guard};
 use crate::core::message::{MessageId, ProcessRef};
@@ -193,6 +194,7 @@ pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
         if process::signal(&record.server, Signal::SIGTERM) == Ok(true) {
             gone_within(&record.server, Duration::from_secs(2)).await;
         }
+        let tail = pane_logs::keep_tail(&host, &identity, &exits, inc).await;
         let exit = ExitRecord::read(&exits, inc);
         let mut children = std::mem::take(&mut *children.lock().unwrap_or_else(PoisonError::into_inner));
         Child::add(&mut children, exit.as_ref().map(|e| e.children.clone()).unwrap_or_default());
@@ -206,6 +208,7 @@ pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
             .with("age", format!("{}s", age_ms / 1000))
             .maybe("claimed", told.and_then(|t| t.claimed))
             .maybe("screen", screen.map(|s| s.display().to_string()))
+            .maybe("tail", tail.map(|t| t.display().to_string()))
             .maybe("children", name_children(&children))
             .maybe("cpu_ms", exit.as_ref().map(|e| e.user_ms + e.system_ms))
             .maybe("max_rss_kib", exit.as_ref().map(|e| e.max_rss_kib))

@@ -4,6 +4,7 @@
 use super::acts::Outcome;
 use super::ending::{self, end_processes};
 use super::host::Host;
+use super::pane_logs;
 use super::policy::chooses_session_id;
 use super::restore;
 use super::strays;
@@ -97,6 +98,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
         argv: vec![host.iapeer.to_string_lossy().into_owned(), "keep".into(), launch_path.to_string_lossy().into_owned()],
         columns: host.settings.window.columns,
         rows: host.settings.window.rows,
+        pipe: pane_logs::command(host, identity),
     };
     let socket = spec.socket.clone();
     // Never beside what an earlier try may have left.

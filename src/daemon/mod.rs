@@ -21,6 +21,7 @@ pub mod logs;
 pub mod mail;
 pub mod notice;
 pub mod orders;
+pub mod pane_logs;
 pub mod policy;
 pub mod readiness;
 pub mod restore;

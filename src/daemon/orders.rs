@@ -4,7 +4,7 @@ use super::actor::{Inbox, PeerHandle, Snapshot};
 use super::by_hand::Touch;
 use super::host::{Host, runtimes_in};
 use super::logs::Line;
-use super::{accept, ending, router};
+use super::{accept, ending, pane_logs, router};
 use crate::api::shapes::{AttachView, PeerCounts, PeerView, PresenceView, QueueView, ScreenView, StatusView};
 use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Party};
@@ -241,6 +241,7 @@ pub async fn remove(host: &Arc<Host>, address: &str) -> Result<Vec<Identity>, Fa
     }
     for identity in &identities {
         host.drop_handle(identity);
+        pane_logs::forget(&host.root, identity);
         let party = Party::Peer(identity.clone());
         host.ledger.forget_party(&party);
         let (from, removed) = (host.root.peer_state(identity), host.root.removed());

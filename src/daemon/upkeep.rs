@@ -5,6 +5,7 @@ use super::accept;
 use super::host::Host;
 use super::logs::Line;
 use super::orders;
+use super::pane_logs;
 use super::watcher::What;
 use crate::api::caller::Who;
 use crate::api::shapes::{SendRequest, Via};
@@ -193,8 +194,14 @@ async fn put_aside(host: &Arc<Host>, path: &Path, folder: &'static str, reason: 
     }
 }
 
-/// What is older than the settings keep it goes: ended mail, attachments, records of sessions.
+/// What is older than the settings keep it goes: ended mail, attachments, records of sessions, logs of terminals.
 async fn forget(host: &Arc<Host>) {
+    let (root, budget) = (host.root.clone(), host.settings.pane_logs_total_bytes);
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || pane_logs::prune(&root, budget)).await {
+        if error.kind() != std::io::ErrorKind::NotFound {
+            tracing::warn!(%error, "old logs of terminals could not be removed");
+        }
+    }
     let limits = &host.settings.limits;
     let before = host.clock.utc().timestamp() - (limits.done_days * 86_400) as i64;
     for name in host.disk.list(&host.root.all_peer_states()).unwrap_or_default() {

@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "the keeper is its own small program: it starts, waits for and ends one agent")]
 
 mod oom;
+pub mod pane_log;
 pub mod record;
 
 use crate::sys::{clock, process, spawn};

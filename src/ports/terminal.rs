@@ -27,6 +27,8 @@ pub struct StartSpec {
     pub argv: Vec<String>,
     pub columns: u16,
     pub rows: u16,
+    /// The shell command that the pane's output is piped to.
+    pub pipe: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

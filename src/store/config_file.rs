@@ -43,6 +43,8 @@ pub fn load(root: &Root, var: impl Fn(&str) -> Option<String>) -> Result<Setting
         ("IAPEER_EPHEMERAL_UNARMED_IDLE_SECS", &mut s.ephemeral_unarmed_secs),
         ("IAPEER_LIFECYCLE_LOG_MAX_BYTES", &mut s.lifecycle_log_max_bytes),
         ("IAPEER_DELIVERY_LOG_MAX_BYTES", &mut s.delivery_log_max_bytes),
+        ("IAPEER_PANE_LOG_MAX_BYTES", &mut s.pane_log_max_bytes),
+        ("IAPEER_PANE_LOGS_TOTAL_BYTES", &mut s.pane_logs_total_bytes),
     ] {
         if let Some(n) = number(name)? {
             *slot = n;

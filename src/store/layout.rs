@@ -150,6 +150,10 @@ impl Root {
     pub fn api_socket(&self) -> PathBuf {
         self.sockets.join("iapeer.sock")
     }
+    /// What the terminals have shown.
+    pub fn pane_logs(&self) -> PathBuf {
+        self.logs().join("panes")
+    }
     pub fn logs(&self) -> PathBuf {
         self.base.join("logs")
     }

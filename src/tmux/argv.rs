@@ -108,9 +108,14 @@ pub fn start(spec: &StartSpec) -> List {
         session.push_param(word.clone());
     }
     let target = format!("={name}:");
+    let mut list = list.then(session);
+    if let Some(pipe) = &spec.pipe {
+        // tmux expands the command as a format, and as a time.
+        let command = pipe.replace('#', "##").replace('%', "%%");
+        list = list.then_words(["pipe-pane", "-O", "-t", &target, &command]);
+    }
     let print = format!("{STARTED}{SEPARATOR}#{{pane_id}}{SEPARATOR}#{{pane_pid}}{SEPARATOR}#{{pid}}{SEPARATOR}#{{pane_tty}}");
-    list.then(session)
-        .then(ResizeWindow::new().target_window(&target).width(spec.columns as usize).height(spec.rows as usize).build())
+    list.then(ResizeWindow::new().target_window(&target).width(spec.columns as usize).height(spec.rows as usize).build())
         .then(DisplayMessage::new().print().target_pane(&target).message(&print).build())
 }
 

@@ -49,7 +49,7 @@ async fn all(driver: &Driver, socket: &Path, typed: &Path) -> Result<(), String>
     let failed = |e: TerminalError| e.to_string();
     let argv = ["/bin/sh", "-c", PROGRAM, "sh", &typed.to_string_lossy()].map(String::from).to_vec();
     let identity = "self-test".parse().map_err(|_| "no identity")?;
-    let spec = StartSpec { identity, socket: socket.into(), cwd: "/".into(), argv, columns: 80, rows: 24 };
+    let spec = StartSpec { identity, socket: socket.into(), cwd: "/".into(), argv, columns: 80, rows: 24, pipe: None };
     let started = driver.start(spec).await.map_err(failed)?;
     let pane = PaneRef { socket: socket.into(), pane: started.pane, keeper_pid: started.keeper_pid, incarnation: 1 };
     must(direct::server_of(socket).await.map_err(failed)? == Some(started.server.pid), "the socket names another server")?;

@@ -17,16 +17,20 @@ const QUIET: Duration = Duration::from_secs(3);
 struct Processes {
     server: i32,
     keeper: i32,
+    /// What writes the pane log.
+    writer: i32,
     agent: Vec<i32>,
 }
 
 impl Processes {
     fn of(session: &Value) -> Processes {
         let pid = |key: &str| session[key]["pid"].as_i64().unwrap_or(0) as i32;
-        Processes { server: pid("server"), keeper: pid("keeper"), agent: proc::children(pid("keeper")) }
+        let (server, keeper) = (pid("server"), pid("keeper"));
+        let writer = proc::children(server).into_iter().find(|child| *child != keeper).unwrap_or(0);
+        Processes { server, keeper, writer, agent: proc::children(keeper) }
     }
-    fn holders(&self) -> [i32; 2] {
-        [self.server, self.keeper]
+    fn holders(&self) -> [i32; 3] {
+        [self.server, self.keeper, self.writer]
     }
     fn all(&self) -> impl Iterator<Item = i32> + '_ {
         self.holders().into_iter().chain(self.agent.iter().copied())
@@ -73,19 +77,22 @@ pub fn measure(plan: &Plan, host: &Host, report: &mut Report) {
 fn report_memory(peers: &[Processes], daemon: i32, report: &mut Report) {
     let n = peers.len();
     let mean = |pids: &dyn Fn(&Processes) -> i32| peers.iter().map(|p| proc::private_kib(pids(p))).sum::<u64>() as f64 / n as f64 / 1024.0;
-    let (server, keeper) = (mean(&|p| p.server), mean(&|p| p.keeper));
+    let (server, keeper, writer) = (mean(&|p| p.server), mean(&|p| p.keeper), mean(&|p| p.writer));
     let agent = mean(&|p| p.agent.first().copied().unwrap_or(0));
     let rss = proc::rss_kib(daemon) as f64 / 1024.0;
-    let details = json!({ "tmux_server_mib": server, "keeper_mib": keeper, "echo_agent_mib": agent, "daemon_rss_mib": rss, "daemon_private_mib": proc::private_kib(daemon) as f64 / 1024.0 });
+    let details = json!({ "tmux_server_mib": server, "keeper_mib": keeper, "pane_log_writer_mib": writer, "echo_agent_mib": agent, "daemon_rss_mib": rss, "daemon_private_mib": proc::private_kib(daemon) as f64 / 1024.0 });
     report.add(
         Row::new("idle", format!("{n} live peers: resident memory of the daemon"))
             .value(format!("{rss:.1} MB"))
             .at_most(rss, 40.0, "≤ 40 MB")
             .details(details.clone()),
     );
-    let extra = server + keeper;
+    let extra = server + keeper + writer;
     report.add(
-        Row::new("idle", "private memory per peer (tmux server and keeper)").value(format!("{extra:.2} MB")).at_most(extra, 3.0, "≤ 3 MB").details(details),
+        Row::new("idle", "private memory per peer (tmux server, keeper, writer of its pane log)")
+            .value(format!("{extra:.2} MB"))
+            .at_most(extra, 3.0, "≤ 3 MB")
+            .details(details),
     );
 }
 

@@ -66,7 +66,7 @@ impl Port {
         let script = format!("stty raw -echo; printf '\\033[?2004hready'; exec cat >> {}", dir.path().join("bytes").display());
         let socket = dir.path().join("t.sock");
         let argv = ["sh", "-c", &script].map(String::from).to_vec();
-        let spec = StartSpec { identity: "raw-a".parse().unwrap(), socket: socket.clone(), cwd: dir.path().into(), argv, columns: 100, rows: 20 };
+        let spec = StartSpec { identity: "raw-a".parse().unwrap(), socket: socket.clone(), cwd: dir.path().into(), argv, columns: 100, rows: 20, pipe: None };
         let started = runtime.block_on(driver.start(spec)).unwrap();
         let pane = PaneRef { socket, pane: started.pane, keeper_pid: started.keeper_pid, incarnation: 1 };
         let began = Instant::now();

@@ -23,6 +23,7 @@ mod harness;
 mod live_list;
 mod mail;
 mod night;
+mod pane_log;
 mod person;
 mod readiness;
 mod recovery;

@@ -57,6 +57,7 @@ impl Session {
             argv: ["sh", "-c", &script].map(String::from).to_vec(),
             columns: 100,
             rows: 20,
+            pipe: None,
         };
         let started = runtime.block_on(driver.start(spec)).unwrap();
         let pane = PaneRef { socket, pane: started.pane, keeper_pid: started.keeper_pid, incarnation: 1 };
