@@ -74,13 +74,17 @@ impl Peer {
             up.interrupt = None;
         }
         self.active(now);
-        self.expect_trouble(now);
+        // A program that tells of failed turns has no trouble in the others, whatever their text says.
+        if self.definition.turn.turn_failed.is_empty() {
+            self.expect_trouble(now);
+        }
     }
 
     /// The model could not be asked: nothing was done for the task that the turn was about.
     fn turn_failed(&mut self, now: Millis, fx: &mut Vec<Effect>) {
         let turned = self.task.as_ref().is_some_and(|task| task.turned);
         self.turn_ended(now, fx);
+        self.expect_trouble(now);
         if let Some(task) = &mut self.task {
             task.turned = turned;
         }

@@ -15,7 +15,7 @@
 //! | **the agent** | |
 //! | `says N to P [reply-to M]` | it sends message N itself |
 //! | `self-done`, `self-fresh` | it says so |
-//! | `evidence`, `turn-end`, `permission` | the program's hook tells of the last turn, its end, a question |
+//! | `evidence`, `turn-end`, `turn-fails`, `permission` | the program's hook tells of the last turn, its end, that the model could not be asked, a question |
 //! | `typed` | a person's own turn begins |
 //! | `output` | the program draws |
 //! | `swallow N` | it swallows the next N submit keys |
@@ -155,6 +155,7 @@ impl Sim {
             ["self-fresh"] => w.event(Event::SelfFresh { inc }),
             ["evidence"] => w.evidence(),
             ["turn-end"] => w.turn_end(),
+            ["turn-fails"] => w.event(Event::Hook { inc, fact: HookFact::TurnFailed }),
             ["permission"] => w.event(Event::Hook { inc, fact: HookFact::PermissionAsked }),
             ["typed"] => w.event(Event::Hook { inc, fact: HookFact::PromptSubmitted { ids: Vec::new() } }),
             ["output"] => w.event(Event::Output { inc }),

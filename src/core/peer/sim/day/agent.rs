@@ -253,8 +253,9 @@ impl Day {
         } else if login {
             member.world.rows.push("● Please run /login".into());
         }
+        let fact = if limit || login { HookFact::TurnFailed } else { HookFact::TurnEnded };
         if told && member.world.peer.definition.tells_turns() {
-            self.tell(p, Event::Hook { inc, fact: HookFact::TurnEnded });
+            self.tell(p, Event::Hook { inc, fact });
         }
         self.draws(p, inc);
         if self.dice.chance(10) {
