@@ -22,11 +22,15 @@ mod dialog;
 mod draft;
 mod edge;
 mod fairness;
+mod fakes;
 #[path = "../suite/harness.rs"]
 #[allow(dead_code, reason = "shared with the suite, which uses more of it")]
 mod harness;
 mod proc;
 mod report;
+#[path = "../matrix/runtimes.rs"]
+#[allow(dead_code, reason = "shared with the matrix, which uses more of it")]
+mod runtimes;
 mod tally;
 mod tmux_client;
 mod tmux_port;
@@ -63,6 +67,7 @@ const ROWS: &[Row] = &[
     Row { name: "ten-thousand-waiting", wanted: "10,000 over kill -9 and a restart: it answers, 0 lost, in order, < 64 MiB", run: waiting::run },
     Row { name: "fairness", wanted: "p99 of another sender's accept + submitted < 100 ms (--quick: < 1 s)", run: fairness::run },
     Row { name: "kill-everything", wanted: "every death found and classified, mail kept, never two agents", run: deaths::run },
+    Row { name: "sleepers-and-workers", wanted: "every fake agent: asleep, resumed on its topic; tasks in order, one process each", run: fakes::run },
     Row { name: "slow-and-broken-connections", wanted: "answers beside them, no descriptor more, < 1 MiB more", run: connections::run },
 ];
 
