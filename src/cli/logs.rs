@@ -45,16 +45,17 @@ impl Followed {
 
 /// What the terminals of a peer have shown.
 fn pane(root: &Root, peer: &str) -> Outcome {
-    let logs = pane_logs::of_peer(root, peer);
-    if logs.is_empty() {
-        let hint = "a session that runs writes one, unless `pane_log_max_bytes` is 0";
-        return Err(Fault::new(Code::Conflict, format!("nothing is written down of what a terminal of {peer} has shown")).hint(hint));
+    match pane_logs::shown(root, peer) {
+        Ok(Some(text)) => {
+            out(&text);
+            Ok(Done::Ok)
+        }
+        Ok(None) => {
+            let hint = "a session that runs writes one, unless `pane_log_max_bytes` is 0";
+            Err(Fault::new(Code::Conflict, format!("nothing is written down of what a terminal of {peer} has shown")).hint(hint))
+        }
+        Err(error) => Err(Fault::new(Code::Internal, format!("the pane log of {peer}: {error}"))),
     }
-    for log in logs {
-        let bytes = std::fs::read(&log).map_err(|e| Fault::new(Code::Internal, format!("{}: {e}", log.display())))?;
-        out(&pane_logs::plain(&bytes));
-    }
-    Ok(Done::Ok)
 }
 
 pub async fn logs(root: &Root, args: LogsArgs) -> Outcome {

@@ -8,12 +8,13 @@ use crate::runtime::launch::shell_quote;
 use crate::store::disk::{OsDisk, replace};
 use crate::store::layout::Root;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 /// Of the log, what an end is explained with.
-const TAIL_BYTES: u64 = 64 * 1024;
+const TAIL_BYTES: usize = 64 * 1024;
 const TAIL_LINES: usize = 200;
 /// How long its writer may take to write down the last of it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -58,12 +59,11 @@ pub async fn keep_tail(host: &Host, identity: &Identity, exits: &Path, inc: u64)
 }
 
 fn tail(log: &Path) -> io::Result<String> {
-    let mut file = File::open(log)?;
-    let from = file.metadata()?.len().saturating_sub(TAIL_BYTES);
-    file.seek(SeekFrom::Start(from))?;
-    let mut bytes = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
-    let text = plain(&bytes);
+    let bytes = whole(log)?;
+    if bytes.is_empty() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let text = plain(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
     let lines: Vec<&str> = text.lines().collect();
     Ok(lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| format!("{line}\n")).collect())
 }
@@ -73,17 +73,43 @@ pub fn plain(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&strip_ansi_escapes::strip(bytes)).into_owned()
 }
 
-/// The logs of one peer, by its name or its address, the older halves first.
-pub fn of_peer(root: &Root, peer: &str) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = Vec::new();
+/// What the terminals of one peer have shown, by its name or its address, as plain text; `None` when nothing is
+/// written down of them.
+///
+/// # Errors
+/// A log cannot be read.
+pub fn shown(root: &Root, peer: &str) -> io::Result<Option<String>> {
+    let mut identities: Vec<Identity> = Vec::new();
     for entry in std::fs::read_dir(root.pane_logs()).into_iter().flatten().flatten() {
-        let identity = entry.path().file_name().and_then(|n| n.to_str()?.strip_suffix(".log")?.parse::<Identity>().ok());
-        if identity.is_some_and(|i| i.to_string() == peer || i.personality.as_str() == peer) {
-            found.push(entry.path());
-        }
+        // In the middle of a rotation the older half stands alone.
+        let name = entry.file_name();
+        let stem = name.to_str().and_then(|n| n.strip_suffix(".1").unwrap_or(n).strip_suffix(".log"));
+        identities.extend(stem.and_then(|n| n.parse::<Identity>().ok()).filter(|i| i.to_string() == peer || i.personality.as_str() == peer));
     }
-    found.sort();
-    found.into_iter().flat_map(|log| [rotated(&log), log]).filter(|log| log.is_file()).collect()
+    identities.sort();
+    identities.dedup();
+    let mut text = String::new();
+    for identity in &identities {
+        text += &plain(&whole(&path(root, identity))?);
+    }
+    Ok((!identities.is_empty()).then_some(text))
+}
+
+/// Both halves. The newer one is opened first: rotated meanwhile, it is the older one.
+fn whole(log: &Path) -> io::Result<Vec<u8>> {
+    let open = |path: &Path| match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let (newer, older) = (open(log)?, open(&rotated(log))?);
+    let inode = |file: &File| file.metadata().map(|m| m.ino()).ok();
+    let older = older.filter(|older| newer.as_ref().is_none_or(|newer| inode(newer) != inode(older)));
+    let mut bytes = Vec::new();
+    for mut file in older.into_iter().chain(newer) {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// A peer that is no more leaves no log.
@@ -147,7 +173,12 @@ mod tests {
         let mut left: Vec<String> = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
         assert_eq!(left, ["echo-a.log", "echo-c.log"]);
-        assert_eq!(of_peer(&root, "a"), [place.join("echo-a.log")]);
-        assert_eq!(of_peer(&root, "echo-b"), Vec::<PathBuf>::new());
+        assert_eq!(shown(&root, "a").unwrap(), Some("x".repeat(100)));
+        assert_eq!(shown(&root, "echo-b").unwrap(), None);
+        // As in the middle of a rotation, and as a look that began before it finds the two.
+        std::fs::rename(place.join("echo-a.log"), place.join("echo-a.log.1")).unwrap();
+        assert_eq!(shown(&root, "echo-a").unwrap(), Some("x".repeat(100)));
+        std::fs::hard_link(place.join("echo-a.log.1"), place.join("echo-a.log")).unwrap();
+        assert_eq!(shown(&root, "echo-a").unwrap(), Some("x".repeat(100)));
     }
 }
