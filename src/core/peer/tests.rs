@@ -445,6 +445,20 @@ fn success_is_not_claimed_without_evidence() {
 }
 
 #[test]
+fn the_late_end_of_the_turn_before_is_not_the_end_of_the_next_one() {
+    let mut w = World::new();
+    w.deliver(1);
+    w.event(Event::Accepted(entry(2)));
+    w.pass(100);
+    assert!(matches!(w.peer.flight.as_ref().map(|f| &f.stage), Some(Stage::Submitted { .. })), "{:?}", w.peer.flight);
+    w.event(Event::TranscriptTurnEnd { inc: 1 });
+    w.evidence();
+    assert_eq!(w.peer.turn_message(), Some(&id(2)));
+    w.event(Event::TranscriptTurnEnd { inc: 1 });
+    assert_eq!(w.peer.turn_message(), None);
+}
+
+#[test]
 fn a_swallowed_enter_is_pressed_again_and_nothing_is_doubled() {
     let mut w = World::new();
     w.swallow = 2;

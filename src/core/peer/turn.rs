@@ -4,6 +4,7 @@ use super::effect::Effect;
 use super::event::HookFact;
 use super::*;
 use crate::core::message::Evidence;
+use crate::core::runtime::EvidenceSource;
 
 impl Peer {
     pub(super) fn hook(&mut self, fact: HookFact, now: Millis, fx: &mut Vec<Effect>) {
@@ -77,6 +78,17 @@ impl Peer {
         // A program that tells of failed turns has no trouble in the others, whatever their text says.
         if self.definition.turn.turn_failed.is_empty() {
             self.expect_trouble(now);
+        }
+    }
+
+    /// A transcript tells of the end of a turn, later than a hook did. When it is also where a message shows that it was
+    /// taken, the record of the message stands before the end of its turn: until then this was the end of an earlier one.
+    pub(super) fn transcript_turn_ended(&mut self, now: Millis, fx: &mut Vec<Effect>) {
+        let earlier = self.definition.evidence.submitted.contains(&EvidenceSource::Transcript);
+        let over = self.flight.as_ref().is_some_and(|f| f.turn_ended);
+        self.turn_ended(now, fx);
+        if let (true, Some(flight)) = (earlier, self.flight.as_mut()) {
+            flight.turn_ended = over;
         }
     }
 
