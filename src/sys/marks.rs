@@ -83,7 +83,18 @@ mod tests {
     fn orphan(session: &str, root: &Path) -> Orphan {
         let script = "sleep 600 > /dev/null 2>&1 & echo $!";
         let out = Command::new("sh").args(["-c", script]).env("IAPEER_SESSION", session).env("IAPEER_ROOT", root).output().unwrap();
-        Orphan(process::reference(String::from_utf8(out.stdout).unwrap().trim().parse().unwrap()).unwrap())
+        let pid = String::from_utf8(out.stdout).unwrap().trim().parse().unwrap();
+        until_it_runs(pid);
+        Orphan(process::reference(pid).unwrap())
+    }
+
+    /// A process that is just becoming another program has no environment for a moment.
+    fn until_it_runs(pid: i32) {
+        let began = std::time::Instant::now();
+        while process::name(pid) != "sleep" || std::fs::read(format!("/proc/{pid}/environ")).is_ok_and(|e| e.is_empty()) {
+            assert!(began.elapsed().as_secs() < 30, "{pid} does not start");
+            std::thread::yield_now();
+        }
     }
 
     struct Orphan(ProcessRef);
@@ -124,6 +135,7 @@ mod tests {
     fn what_is_above_the_asking_process_and_what_it_gave_its_own_mark_is_spared() {
         let root = tempfile::tempdir().unwrap();
         let mut below = Command::new("sleep").arg("600").env("IAPEER_SESSION", "echo-a@1").env("IAPEER_ROOT", root.path()).spawn().unwrap();
+        until_it_runs(below.id() as i32);
         let found = find_for(None, root.path());
         assert_eq!(found.len(), 1, "a mark that is not ours");
         let own = Marked { process: process::reference(std::process::id() as i32).unwrap(), ..found[0].clone() };
