@@ -110,6 +110,7 @@ fn a_program_that_ends_at_once_is_started_at_most_crashloop_max_times() {
     host.until("the loop is stopped", || host.presence("a")["reason"] == "crash-loop");
     assert_eq!(host.lifecycle().matches("ev=wake ").count(), 3, "{}", host.lifecycle());
     host.until("no terminal is left of it", || host.sockets().is_empty());
+    host.until("each end is written down", || host.exits("dud-a").len() == 3);
     let exits = host.exits("dud-a");
     assert_eq!(exits.iter().filter(|l| l.contains(" kind=death cause=exit-1 age=0s")).count(), 3, "{exits:?}");
     host.until("the operator is told", || host.run(&["inbox", "--keep"]).ok().out.contains("died 3 times"));
