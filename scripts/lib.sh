@@ -27,3 +27,13 @@ need_rust() {
     command -v cargo >/dev/null 2>&1 && return
     die "cargo is missing; install Rust with rustup, then run this again"
 }
+
+# Runs a command that must end within so many minutes: one that hangs is named instead of waited for.
+limited() { # minutes, command...
+    local minutes=$1 status=0
+    shift
+    command -v timeout >/dev/null 2>&1 || { "$@"; return; }
+    timeout --kill-after=30 "${minutes}m" "$@" || status=$?
+    [ "$status" != 124 ] || say "not ended within $minutes minutes: $*"
+    return "$status"
+}

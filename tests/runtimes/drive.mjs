@@ -14,6 +14,8 @@ const root = path.join(work, 'root')
 const project = path.join(work, 'project')
 const identity = `${runtime}-boris`
 const PATIENCE_MS = 60_000
+// No command of ours takes longer, the first start of a program through its dialogs included: one that hangs fails its check.
+const COMMAND_MS = 330_000
 // How often a dialog meets a message; more in a long run.
 const DIALOG_TRIES = Number(process.env.DIALOG_TRIES ?? 4)
 // How many messages meet a person's draft; 50 in a long run.
@@ -27,8 +29,8 @@ const env = { ...process.env, IAPEER_ROOT: root }
 const results = []
 
 function run(...args) {
-  const out = spawnSync(iapeer, args, { env, cwd: project, encoding: 'utf8', maxBuffer: 1 << 26 })
-  return { code: out.status, out: out.stdout, err: out.stderr }
+  const out = spawnSync(iapeer, args, { env, cwd: project, encoding: 'utf8', maxBuffer: 1 << 26, timeout: COMMAND_MS })
+  return { code: out.status, out: out.stdout, err: out.error ? String(out.error) : out.stderr }
 }
 
 function ok(ran) {
@@ -42,8 +44,8 @@ function sendText(text, ...more) {
 
 function sendTo(name, text, ...more) {
   const args = ['send', name, '--message-file', '-', '--json', ...more]
-  const out = spawnSync(iapeer, args, { env, cwd: project, input: text, encoding: 'utf8', maxBuffer: 1 << 26 })
-  if (out.status !== 0) throw new Error(`send: exit ${out.status}: ${out.stdout}${out.stderr}`)
+  const out = spawnSync(iapeer, args, { env, cwd: project, input: text, encoding: 'utf8', maxBuffer: 1 << 26, timeout: COMMAND_MS })
+  if (out.status !== 0) throw new Error(`send: exit ${out.status}: ${out.error ?? ''}${out.stdout}${out.stderr}`)
   return JSON.parse(out.stdout)
 }
 
@@ -154,7 +156,7 @@ function running(pid) {
 
 function tmux(name, ...args) {
   const { socket, pane } = session(name)
-  return execFileSync('tmux', ['-u', '-S', socket, args[0], '-t', pane, ...args.slice(1)], { encoding: 'utf8' })
+  return execFileSync('tmux', ['-u', '-S', socket, args[0], '-t', pane, ...args.slice(1)], { encoding: 'utf8', timeout: PATIENCE_MS })
 }
 
 const keysTo = (name, ...words) => tmux(name, 'send-keys', ...words)
