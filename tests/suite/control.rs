@@ -39,7 +39,7 @@ fn an_interrupt_ends_the_turn_and_only_a_turn() {
 #[test]
 fn a_script_can_wait_for_a_state_and_is_told_when_it_does_not_come() {
     let host = Host::with_peers(&["a"]);
-    assert_eq!(host.run(&["wait", "a", "--until", "asleep", "--timeout", "5"]).ok().out, "echo-a is asleep\n");
+    assert_eq!(host.run(&["wait", "a", "--until", "asleep", "--timeout", "60"]).ok().out, "echo-a is asleep\n");
     let late = host.run(&["wait", "a", "--until", "live", "--timeout", "1"]);
     assert_eq!(late.code, 5, "{late:?}");
     let wrong = host.run(&["wait", "a", "--until", "happy"]);

@@ -113,8 +113,7 @@ fn a_daemon_that_was_stopped_for_a_while_reaps_nobody_for_it() {
 #[test]
 fn mail_that_waits_for_a_new_daemon_resumes_its_conversation_too() {
     let mut host = Host::with_peers(&["a"]);
-    let send = |host: &Host, text: &str| host.run(&["send", "a", text, "--topic", "t", "--queue", "--wait", "submitted", "--timeout", "2"]);
-    send(&host, "one").ok();
+    host.run(&["send", "a", "one", "--topic", "t", "--wait", "submitted", "--timeout", "60"]).ok();
     let conversation = host.session("echo-a").unwrap()["session_id"].clone();
     host.run(&["freeze"]).ok();
     host.run(&["unfreeze"]).ok();
