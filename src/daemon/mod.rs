@@ -46,8 +46,9 @@ use crate::ports::disk::Disk;
 use crate::ports::terminal::TerminalError;
 use crate::store::config_file;
 use crate::store::disk::OsDisk;
+use crate::store::journal::JournalDisk;
 use crate::store::layout::Root;
-use crate::sys::clock::HostClock;
+use crate::sys::clock::{self, HostClock};
 use crate::sys::notify::Notify;
 use crate::sys::process;
 use crate::tmux::driver::Driver;
@@ -149,8 +150,18 @@ pub async fn run(root: Root, manager: Notify) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The disk; in a debug build it may be one that fails on demand.
+/// The disk, behind a journal where the system can sync a whole file system.
 fn disk(root: &Root) -> Result<Arc<dyn Disk>, String> {
+    let (disk, boot) = (plain_disk(root)?, clock::boot_id());
+    if !cfg!(target_os = "linux") || boot == clock::NO_BOOT_ID {
+        return Ok(disk);
+    }
+    let journal = JournalDisk::open(disk, root.base(), &boot);
+    journal.map(|j| Arc::new(j) as Arc<dyn Disk>).map_err(|e| format!("the journal in {} cannot be opened: {e}", root.journal().display()))
+}
+
+/// In a debug build it may be one that fails on demand.
+fn plain_disk(root: &Root) -> Result<Arc<dyn Disk>, String> {
     #[cfg(debug_assertions)]
     if let Ok(plan) = std::env::var("IAPEER_TEST_FAULT") {
         return Ok(Arc::new(crate::store::fault::FaultDisk::new(plan.parse()?)));

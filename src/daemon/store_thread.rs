@@ -7,9 +7,9 @@
 
 use crate::core::message::{Claim, Key, Message};
 use crate::core::names::Party;
-use crate::ports::disk::Disk;
+use crate::ports::disk::{Disk, Placed};
 use crate::store::layout::Root;
-use crate::store::mailbox::{Mailbox, Placed, keep};
+use crate::store::mailbox::Mailbox;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -158,7 +158,7 @@ impl Store {
     /// Gives each message its place and keeps them all, or none.
     pub fn keep(&mut self, messages: &mut [Message]) -> io::Result<()> {
         let placed = self.place(messages)?;
-        keep(&*self.disk, &placed)
+        self.disk.keep(&placed)
     }
 
     fn place(&mut self, messages: &mut [Message]) -> io::Result<Vec<Placed>> {
@@ -200,14 +200,14 @@ impl Store {
         if wishes.len() > 1 {
             let placed: io::Result<Vec<Vec<Placed>>> = wishes.iter_mut().map(|wish| wish.place(self)).collect();
             let all = placed.map(|placed| placed.into_iter().flatten().collect::<Vec<Placed>>());
-            if all.and_then(|all| keep(&*self.disk, &all)).is_ok() {
+            if all.and_then(|all| self.disk.keep(&all)).is_ok() {
                 wishes.into_iter().for_each(|wish| wish.answer(self, Ok(())));
                 return;
             }
         }
         // One alone, or one of them failed: each for itself, so that only the bad one is refused.
         for mut wish in wishes {
-            let kept = wish.place(self).and_then(|placed| keep(&*self.disk, &placed));
+            let kept = wish.place(self).and_then(|placed| self.disk.keep(&placed));
             wish.answer(self, kept);
         }
     }
@@ -324,6 +324,12 @@ mod tests {
         }
         fn sync_dir(&self, dir: &Path) -> io::Result<()> {
             OsDisk.sync_dir(dir)
+        }
+        fn overwrite_synced(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+            OsDisk.overwrite_synced(path, at, bytes)
+        }
+        fn sync_all(&self, dir: &Path) -> io::Result<()> {
+            OsDisk.sync_all(dir)
         }
         fn read(&self, path: &Path, cap: u64) -> io::Result<Vec<u8>> {
             OsDisk.read(path, cap)

@@ -114,6 +114,12 @@ impl Disk for FaultDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.operation(|| OsDisk.sync_dir(dir), || Ok(()))
     }
+    fn overwrite_synced(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.operation(|| OsDisk.overwrite_synced(path, at, bytes), || OsDisk.overwrite_synced(path, at, &bytes[..bytes.len() / 2]))
+    }
+    fn sync_all(&self, dir: &Path) -> io::Result<()> {
+        self.operation(|| OsDisk.sync_all(dir), || Ok(()))
+    }
     fn read(&self, path: &Path, cap: u64) -> io::Result<Vec<u8>> {
         OsDisk.read(path, cap)
     }

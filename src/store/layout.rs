@@ -128,6 +128,10 @@ impl Root {
     pub fn spool(&self) -> PathBuf {
         self.base.join("state/spool")
     }
+    /// What mailboxes have kept of late.
+    pub fn journal(&self) -> PathBuf {
+        self.base.join("state/journal")
+    }
     pub fn removed(&self) -> PathBuf {
         self.base.join("state/removed")
     }

@@ -1,14 +1,13 @@
 //! One party's mailbox on disk: the folders `tmp new cur held done dead corrupt` of `queue/`.
 //!
-//! Accepted means kept: a record is written, synced, renamed into `new/` and the directory synced before
-//! anybody hears of its id. A claim is written and synced before anything is typed. Only the store
-//! thread writes here.
+//! Accepted means kept (`Disk::keep`): a record survives a power cut before anybody hears of its id, a claim
+//! before anything is typed. Only the store thread writes here.
 
 use super::disk::{is_temp, remove_if_there, replace, temp_beside};
 use crate::core::message::{Claim, Ending, Entry, Evidence, Key, Message, MessageId, State};
 use crate::core::peer::effect::Giveback;
 use crate::core::record::{self, RECORD_CAP};
-use crate::ports::disk::Disk;
+use crate::ports::disk::{Disk, Placed};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -85,7 +84,7 @@ impl Mailbox {
 
     /// Keeps a message. When this returns, it survives a power cut.
     pub fn enqueue(&self, disk: &dyn Disk, message: &Message) -> io::Result<()> {
-        keep(disk, &[self.place_for(message)])
+        disk.keep(&[self.place_for(message)])
     }
 
     /// Where a message is written, and where it is kept.
@@ -261,7 +260,7 @@ impl Mailbox {
     /// Claims a record; `claim` comes with everything but the counts, which an earlier claim may carry.
     pub fn claim(&self, disk: &dyn Disk, key: &Key, claim: Claim) -> io::Result<Claim> {
         let claim = self.counted(disk, key, claim);
-        keep(disk, &[self.place_for_claim(key, &claim)?])?;
+        disk.keep(&[self.place_for_claim(key, &claim)?])?;
         self.claimed(disk, key)?;
         Ok(claim)
     }
@@ -301,7 +300,7 @@ impl Mailbox {
     }
 
     fn write_claim(&self, disk: &dyn Disk, key: &Key, claim: &Claim) -> io::Result<()> {
-        replace(disk, &self.claim_path(key), &serde_json::to_vec(claim).map_err(io::Error::other)?)
+        disk.keep(&[self.place_for_claim(key, claim)?])
     }
 
     pub fn release(&self, disk: &dyn Disk, key: &Key, how: Giveback) -> io::Result<()> {
@@ -364,42 +363,6 @@ fn is_missing(moved: &io::Result<()>) -> bool {
     moved.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
 }
 
-/// A file on its way to where it is kept: a record, a claim.
-pub struct Placed {
-    temp: PathBuf,
-    kept: PathBuf,
-    bytes: Vec<u8>,
-    /// An earlier one may lie there; it stays when this one cannot be kept.
-    replaces: bool,
-}
-
-impl Placed {
-    pub fn new(temp: PathBuf, kept: PathBuf, bytes: Vec<u8>) -> Self {
-        Placed { temp, kept, bytes, replaces: false }
-    }
-}
-
-/// Keeps files of any mailboxes: all of them, or none. What they share, they sync once.
-pub fn keep(disk: &dyn Disk, placed: &[Placed]) -> io::Result<()> {
-    let files: Vec<(PathBuf, Vec<u8>)> = placed.iter().map(|r| (r.temp.clone(), r.bytes.clone())).collect();
-    let mut dirs: Vec<&Path> = placed.iter().filter_map(|r| r.kept.parent()).collect();
-    dirs.sort();
-    dirs.dedup();
-    let kept = disk
-        .create_all_synced(&files)
-        .and_then(|()| placed.iter().try_for_each(|r| disk.rename(&r.temp, &r.kept)))
-        .and_then(|()| dirs.iter().try_for_each(|d| disk.sync_dir(d)));
-    kept.inspect_err(|_| {
-        // The sender hears that nothing was accepted; then nothing may be delivered later.
-        for file in placed {
-            let _ = disk.remove(&file.temp);
-            if !file.replaces {
-                let _ = disk.remove(&file.kept);
-            }
-        }
-    })
-}
-
 /// Reads a whole record, checked, from the first of these folders of `queue/` that has it.
 pub fn read_record(disk: &dyn Disk, queue: &Path, key: &Key, folders: &[&str]) -> Result<Message, RecordFault> {
     let name = key.file_name();
@@ -428,7 +391,7 @@ pub enum RecordFault {
 impl RecordFault {
     /// What reading says of planted things (no regular file, too large, a symlink, a socket, another
     /// user's) is a verdict; everything else (no descriptors, no memory, a bad disk) is not.
-    fn of(error: io::Error) -> Self {
+    pub(super) fn of(error: io::Error) -> Self {
         let planted = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory);
         let odd = matches!(error.raw_os_error(), Some(nix::libc::ELOOP | nix::libc::ENXIO));
         if planted || odd { RecordFault::Content(error.to_string()) } else { RecordFault::Io(error) }

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod fault;
 pub mod history;
 pub mod inbox;
+pub mod journal;
 pub mod layout;
 pub mod mailbox;
 pub mod outbox;

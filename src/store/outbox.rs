@@ -5,11 +5,10 @@
 
 use super::disk::create_dir;
 use super::layout::Root;
-use super::mailbox::{Placed, keep};
 use crate::core::message::MessageId;
 use crate::core::names::{Identity, Incarnation};
 use crate::core::record;
-use crate::ports::disk::Disk;
+use crate::ports::disk::{Disk, Placed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::io;
@@ -43,7 +42,8 @@ pub fn leave(disk: &dyn Disk, root: &Root, spooled: &Spooled) -> io::Result<()> 
     let spool = root.spool();
     create_dir(&spool)?;
     let name = format!("send-{}.msg", spooled.id);
-    keep(disk, &[Placed::new(spool.join(format!(".{name}.tmp")), spool.join(&name), record::frame(spooled, &spooled.text))])
+    let (temp, kept) = (spool.join(format!(".{name}.tmp")), spool.join(&name));
+    disk.keep(&[Placed { temp, kept, bytes: record::frame(spooled, &spooled.text), replaces: false }])
 }
 
 /// All sends that wait, oldest first; and what lies there and is none, with the reason.

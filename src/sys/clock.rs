@@ -20,9 +20,12 @@ fn read(clock: ClockId) -> Millis {
     clock_gettime(clock).map_or(0, |t| t.tv_sec() as u64 * 1000 + t.tv_nsec() as u64 / 1_000_000)
 }
 
+/// Where the system names its boots not.
+pub const NO_BOOT_ID: &str = "unknown";
+
 /// Names this boot of the host: state of another boot speaks of processes that are gone.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_string()).unwrap_or_else(|_| "unknown".into())
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_string()).unwrap_or_else(|_| NO_BOOT_ID.into())
 }
 
 /// The zone of the host, by its IANA name: that of `TZ`, else what the system is set to, else UTC.

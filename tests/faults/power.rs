@@ -1,24 +1,20 @@
 //! Power cuts and kills at every durable operation of the script; and disks that lie must be caught.
 
 use crate::sim::{Crash, Fault, Lies, SimDisk};
-use crate::workload::{Story, script_log};
+use crate::workload::{Story, WAYS, Way, script_log};
 
 /// Stops at every operation in turn and recovers from every variant of what is left; what was promised
 /// and not kept.
-fn broken_promises(lies: Lies, crashes: &[Crash]) -> Vec<String> {
-    let operations = {
-        let disk = SimDisk::new(lies);
-        Story::tell(&disk, true);
-        disk.log()
-    };
+fn broken_promises(way: Way, lies: Lies, crashes: &[Crash]) -> Vec<String> {
+    let operations = Story::tell(way, SimDisk::new(lies), true).disk().log();
     let mut broken = Vec::new();
     for stop in 1..=operations.len() + 1 {
         let disk = SimDisk::new(lies);
         disk.arm([(stop, Fault::Stop)]);
-        let story = Story::tell(&disk, true);
+        let story = Story::tell(way, disk, true);
         for crash in crashes {
             let at = operations.get(stop - 1).map_or("the end", String::as_str);
-            broken.extend(story.keeps(*crash).err().map(|e| format!("stopped at operation {stop} ({at}), {crash:?}: {e}")));
+            broken.extend(story.keeps(*crash).err().map(|e| format!("{way:?}, stopped at operation {stop} ({at}), {crash:?}: {e}")));
         }
     }
     broken
@@ -26,7 +22,7 @@ fn broken_promises(lies: Lies, crashes: &[Crash]) -> Vec<String> {
 
 #[track_caller]
 fn survives(lies: Lies, crashes: &[Crash]) {
-    let broken = broken_promises(lies, crashes);
+    let broken: Vec<String> = WAYS.into_iter().flat_map(|way| broken_promises(way, lies, crashes)).collect();
     assert!(broken.is_empty(), "{} of them:\n{}", broken.len(), broken[..broken.len().min(5)].join("\n"));
 }
 
@@ -34,7 +30,9 @@ fn survives(lies: Lies, crashes: &[Crash]) {
 fn a_power_cut_at_every_operation_loses_and_doubles_nothing() {
     let cuts = Crash::power_cuts(6);
     survives(Lies::default(), &cuts);
-    eprintln!("{} operations, {} kinds of power cut at each", script_log().len(), cuts.len());
+    for way in WAYS {
+        eprintln!("{way:?}: {} operations, {} kinds of power cut at each", script_log(way).len(), cuts.len());
+    }
 }
 
 #[test]
@@ -44,11 +42,13 @@ fn a_kill_at_every_operation_loses_and_doubles_nothing() {
 
 #[track_caller]
 fn is_caught(lies: Lies) {
-    let broken = broken_promises(lies, &Crash::power_cuts(2));
-    // Gone, or torn and therefore put aside.
-    let lost: Vec<&String> = broken.iter().filter(|b| b.contains("is lost") || b.contains("is Aside")).collect();
-    assert!(!lost.is_empty(), "the suite believes a lying disk: {broken:?}");
-    eprintln!("{} broken promises, {} lost messages, the first: {}", broken.len(), lost.len(), lost[0]);
+    for way in WAYS {
+        let broken = broken_promises(way, lies, &Crash::power_cuts(2));
+        // Gone, or torn and therefore put aside.
+        let lost: Vec<&String> = broken.iter().filter(|b| b.contains("is lost") || b.contains("is Aside")).collect();
+        assert!(!lost.is_empty(), "{way:?}: the suite believes a lying disk: {broken:?}");
+        eprintln!("{} broken promises, {} lost messages, the first: {}", broken.len(), lost.len(), lost[0]);
+    }
 }
 
 #[test]

@@ -2,19 +2,19 @@
 //! accepted is lost, and the next operation works.
 
 use crate::sim::{Crash, Fault, SimDisk};
-use crate::workload::{Story, script_log};
+use crate::workload::{Story, WAYS, script_log};
 use nix::libc::{EIO, ENOSPC};
 
 /// Fails every operation in turn.
 fn every_operation_may_fail_with(fault: Fault, code: i32) {
-    let operations = script_log();
-    for resend in [true, false] {
+    for (way, resend) in WAYS.into_iter().flat_map(|way| [(way, true), (way, false)]) {
+        let operations = script_log(way);
         for n in 1..=operations.len() {
             let disk = SimDisk::new(Default::default());
             disk.arm([(n, fault)]);
-            let story = Story::tell(&disk, resend);
-            let what = format!("{fault:?} at operation {n} ({}), resend {resend}", operations[n - 1]);
-            assert!(!disk.is_stopped(), "{what}");
+            let story = Story::tell(way, disk, resend);
+            let what = format!("{way:?}, {fault:?} at operation {n} ({}), resend {resend}", operations[n - 1]);
+            assert!(!story.disk().is_stopped(), "{what}");
             assert!(story.errors.len() <= 1, "{what}: one fault, several failures: {:?}", story.errors);
             assert!(story.errors.iter().all(|e| e.raw_os_error() == Some(code)), "{what}: {:?}", story.errors);
             for crash in [Crash::Everything, Crash::Nothing, Crash::Ordered(n as u64), Crash::Ordered(n as u64 + 1000)] {

@@ -62,6 +62,8 @@ pub struct Lies {
 struct File {
     bytes: Vec<u8>,
     synced: bool,
+    /// What it held when it was last synced, if it was written into since.
+    before: Option<Vec<u8>>,
 }
 
 /// One directory operation: names that are set or cleared, all or none.
@@ -158,8 +160,27 @@ impl State {
             Some(Fault::Stop) => unreachable!("it has returned"),
         };
         let file = self.files.len();
-        self.files.push(File { bytes: kept.to_vec(), synced: synced && failed.is_none() });
+        self.files.push(File { bytes: kept.to_vec(), synced: synced && failed.is_none(), before: None });
         self.apply(file, vec![(path.to_path_buf(), Some(file))]);
+        failed.map_or(Ok(()), |code| Err(os(code)))
+    }
+
+    fn overwrite(&mut self, path: &Path, at: usize, bytes: &[u8], synced: bool) -> io::Result<()> {
+        let fault = self.due(format!("overwrite_synced {} {at}", path.display()))?;
+        let file = *self.names.get(path).ok_or(os(nix::libc::ENOENT))?;
+        let (written, failed) = match fault {
+            Some(Fault::Error(code)) => (bytes, Some(code)),
+            Some(Fault::Short(code)) => (&bytes[..bytes.len() / 2], Some(code)),
+            _ => (bytes, None),
+        };
+        let file = &mut self.files[file];
+        let before = file.before.take().unwrap_or_else(|| file.bytes.clone());
+        let end = file.bytes.len().max(at + written.len());
+        file.bytes.resize(end, 0);
+        file.bytes[at..at + written.len()].copy_from_slice(written);
+        if !synced || failed.is_some() {
+            file.before = Some(before);
+        }
         failed.map_or(Ok(()), |code| Err(os(code)))
     }
 
@@ -230,7 +251,7 @@ impl SimDisk {
     pub fn plant(&self, path: &Path, bytes: &[u8], stuck: bool) {
         let mut state = self.state();
         let file = state.files.len();
-        state.files.push(File { bytes: bytes.to_vec(), synced: true });
+        state.files.push(File { bytes: bytes.to_vec(), synced: true, before: None });
         state.names.insert(path.to_path_buf(), file);
         state.before.insert(path.to_path_buf(), file);
         if stuck {
@@ -257,6 +278,16 @@ impl SimDisk {
             }
         }
         let mut files = state.files.clone();
+        for file in &mut files {
+            let Some(before) = file.before.take() else { continue };
+            let torn = |cut: usize| file.bytes[..cut].iter().chain(&before[cut..]).copied().collect();
+            match how {
+                Crash::Everything => {}
+                Crash::Nothing => file.bytes = before,
+                _ if dice.below(2) == 0 => file.bytes = before,
+                _ => file.bytes = torn(dice.below(before.len() as u64 + 1) as usize),
+            }
+        }
         for file in files.iter_mut().filter(|f| !f.synced) {
             let len = file.bytes.len();
             match how {
@@ -327,6 +358,22 @@ impl Disk for SimDisk {
             for (step, kept) in state.steps.iter_mut().zip(kept) {
                 step.durable = kept;
             }
+        }
+        Ok(())
+    }
+
+    fn overwrite_synced(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.state().overwrite(path, at as usize, bytes, !self.lies.file_sync)
+    }
+
+    fn sync_all(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.counted(format!("sync_all {}", dir.display()))?;
+        if !self.lies.file_sync {
+            state.files.iter_mut().for_each(|f| (f.synced, f.before) = (true, None));
+        }
+        if !self.lies.dir_sync {
+            state.steps.iter_mut().for_each(|s| s.durable = true);
         }
         Ok(())
     }

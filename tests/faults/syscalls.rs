@@ -1,7 +1,7 @@
 //! The real disk really syncs: with every sync call failing in the kernel, no write may say that it was
 //! durable.
 //!
-//! A seccomp filter answers `fsync` and `fdatasync` with EIO, in one thread that nobody else uses. A
+//! A seccomp filter answers `fsync`, `fdatasync` and `syncfs` with EIO, in one thread that nobody else uses. A
 //! missing call shows as a success.
 
 #![allow(unsafe_code, reason = "the kernel takes the filter by pointer; no wrapper has the call")]
@@ -21,8 +21,9 @@ fn let_syncs_fail() {
     let program = [
         // The number of the system call is the first word.
         step(LOAD, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 2, 0, libc::SYS_fsync as u32),
-        step(JUMP_IF_EQUAL, 1, 0, libc::SYS_fdatasync as u32),
+        step(JUMP_IF_EQUAL, 3, 0, libc::SYS_fsync as u32),
+        step(JUMP_IF_EQUAL, 2, 0, libc::SYS_fdatasync as u32),
+        step(JUMP_IF_EQUAL, 1, 0, libc::SYS_syncfs as u32),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EIO as u32),
     ];
@@ -42,6 +43,9 @@ fn syncs(disk: &dyn Disk, path: &Path) {
     assert_eq!(code(disk.create_synced(&path.join("file"), b"x")), Some(libc::EIO), "the bytes of a file");
     let several = [(path.join("first"), b"x".to_vec()), (path.join("second"), b"x".to_vec())];
     assert_eq!(code(disk.create_all_synced(&several)), Some(libc::EIO), "the bytes of several files");
+    std::fs::write(path.join("there"), "x").unwrap();
+    assert_eq!(code(disk.overwrite_synced(&path.join("there"), 0, b"y")), Some(libc::EIO), "bytes in a file");
+    assert_eq!(code(disk.sync_all(path)), Some(libc::EIO), "a file system");
     assert_eq!(code(disk.sync_dir(path)), Some(libc::EIO), "the names of a directory");
     assert_eq!(code(replace(disk, &path.join("replaced"), b"x")), Some(libc::EIO), "a replaced file");
     assert_eq!(code(disk.create_dir(&path.join("one/two"))), Some(libc::EIO), "a new directory");

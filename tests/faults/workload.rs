@@ -8,10 +8,13 @@ use crate::sim::{Crash, SimDisk};
 use iapeer::core::message::{Claim, Ending, Key, Message, MessageId, ProcessRef, State};
 use iapeer::core::names::Party;
 use iapeer::core::peer::effect::Giveback;
+use iapeer::ports::disk::Disk;
+use iapeer::store::journal::JournalDisk;
 use iapeer::store::mailbox::{Mailbox, Scan, keys_in, read_ending};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
@@ -75,6 +78,29 @@ pub fn ending(state: State) -> Ending {
     Ending { state, evidence: None, reason: Some("scripted".into()), at: "2026-11-21T10:03:00+01:00".into(), attempt: 1, incarnation: 1 }
 }
 
+/// How files are kept: each for itself, or by way of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Plain,
+    Journal,
+}
+
+pub const WAYS: [Way; 2] = [Way::Plain, Way::Journal];
+
+/// So small that the script fills each log of the journal more than once.
+const LOG_BYTES: usize = 6 * 4096;
+/// The boot in which the script runs.
+const FIRST_BOOT: &str = "first";
+
+impl Way {
+    fn open(self, disk: &Arc<SimDisk>, boot: &str) -> io::Result<Arc<dyn Disk>> {
+        match self {
+            Way::Plain => Ok(disk.clone()),
+            Way::Journal => Ok(Arc::new(JournalDisk::inline(disk.clone(), Path::new("/"), boot, LOG_BYTES)?)),
+        }
+    }
+}
+
 struct Known {
     key: Key,
     after_kill: BTreeSet<Place>,
@@ -87,8 +113,10 @@ struct Known {
 pub struct Stopped;
 type Told = Result<(), Stopped>;
 
-pub struct Story<'a> {
-    disk: &'a SimDisk,
+pub struct Story {
+    way: Way,
+    sim: Arc<SimDisk>,
+    disk: Arc<dyn Disk>,
     mailbox: Option<Mailbox>,
     known: BTreeMap<usize, Known>,
     seqs: Vec<u64>,
@@ -98,13 +126,18 @@ pub struct Story<'a> {
     resend: bool,
 }
 
-impl<'a> Story<'a> {
+impl Story {
     /// Runs the script until its end, or until the disk stops.
-    pub fn tell(disk: &'a SimDisk, resend: bool) -> Story<'a> {
-        let mut story = Story { disk, mailbox: None, known: BTreeMap::new(), seqs: Vec::new(), errors: Vec::new(), resend };
+    pub fn tell(way: Way, sim: SimDisk, resend: bool) -> Story {
+        let sim = Arc::new(sim);
+        let mut story = Story { way, disk: sim.clone(), sim, mailbox: None, known: BTreeMap::new(), seqs: Vec::new(), errors: Vec::new(), resend };
         // An early end is what most runs are for.
         let _ = story.script();
         story
+    }
+
+    pub fn disk(&self) -> &SimDisk {
+        &self.sim
     }
 
     fn script(&mut self) -> Told {
@@ -144,7 +177,7 @@ impl<'a> Story<'a> {
     fn heard<T>(&mut self, answer: io::Result<T>) -> Result<Option<T>, Stopped> {
         match answer {
             Ok(value) => Ok(Some(value)),
-            Err(_) if self.disk.is_stopped() => Err(Stopped),
+            Err(_) if self.sim.is_stopped() => Err(Stopped),
             Err(error) => {
                 self.errors.push(error);
                 Ok(None)
@@ -169,9 +202,13 @@ impl<'a> Story<'a> {
     /// Opens and looks, as a start does; a fault that passes fails one start only.
     fn open(&mut self) -> Told {
         for _ in 0..2 {
-            let disk = self.disk;
-            let opened = Mailbox::open(disk, queue()).and_then(|m| m.scan(disk).map(|_| m));
-            if let Some(mailbox) = self.heard(opened)? {
+            let opened = self.way.open(&self.sim, FIRST_BOOT).and_then(|disk| {
+                let mailbox = Mailbox::open(&*disk, queue())?;
+                mailbox.scan(&*disk)?;
+                Ok((disk, mailbox))
+            });
+            if let Some((disk, mailbox)) = self.heard(opened)? {
+                self.disk = disk;
                 self.mailbox = Some(mailbox);
                 return Ok(());
             }
@@ -181,8 +218,8 @@ impl<'a> Story<'a> {
 
     fn send(&mut self, n: usize, urgent: bool) -> Told {
         for _ in 0..2 {
-            let disk = self.disk;
-            let taken = self.mailbox().take_seq(disk);
+            let disk = self.disk.clone();
+            let taken = self.mailbox().take_seq(&*disk);
             let Some(seq) = self.heard(taken)? else { continue };
             assert!(self.seqs.last().is_none_or(|last| *last < seq), "the sequence number {seq} was given out before: {:?}", self.seqs);
             self.seqs.push(seq);
@@ -190,7 +227,7 @@ impl<'a> Story<'a> {
             let in_doubt: BTreeSet<Place> = [Nowhere, Waiting].into();
             let key = message.entry().key;
             self.known.insert(n, Known { key, after_kill: in_doubt.clone(), after_cut: in_doubt, attempt: 0 });
-            let kept = self.mailbox().enqueue(disk, &message);
+            let kept = self.mailbox().enqueue(&*disk, &message);
             if self.heard(kept)?.is_some() {
                 self.settle(n, Waiting, true);
                 return Ok(());
@@ -213,9 +250,9 @@ impl<'a> Story<'a> {
             return Ok(());
         }
         self.begin(n, Claimed);
-        let (disk, key) = (self.disk, self.known[&n].key.clone());
+        let (disk, key) = (self.disk.clone(), self.known[&n].key.clone());
         for _ in 0..2 {
-            let claimed = self.mailbox().claim(disk, &key, claim_of(&key.id));
+            let claimed = self.mailbox().claim(&*disk, &key, claim_of(&key.id));
             if let Some(claim) = self.heard(claimed)? {
                 let known = self.known.get_mut(&n).unwrap();
                 assert!(claim.attempt > known.attempt, "{n}: attempt {} after {}", claim.attempt, known.attempt);
@@ -232,12 +269,12 @@ impl<'a> Story<'a> {
             return Ok(());
         }
         self.begin(n, Waiting);
-        let (disk, key) = (self.disk, self.known[&n].key.clone());
+        let (disk, key) = (self.disk.clone(), self.known[&n].key.clone());
         // Not counted as a copy from the moment on at which this may be written.
         if how == Giveback::Untouched {
             self.known.get_mut(&n).unwrap().attempt -= 1;
         }
-        let released = self.mailbox().release(disk, &key, how);
+        let released = self.mailbox().release(&*disk, &key, how);
         if self.heard(released)?.is_some() {
             self.settle(n, Waiting, true);
         }
@@ -255,9 +292,9 @@ impl<'a> Story<'a> {
             _ => (Done, false),
         };
         self.begin(n, place);
-        let (disk, key) = (self.disk, self.known[&n].key.clone());
+        let (disk, key) = (self.disk.clone(), self.known[&n].key.clone());
         for _ in 0..2 {
-            let finished = self.mailbox().finish(disk, &key, &ending(state));
+            let finished = self.mailbox().finish(&*disk, &key, &ending(state));
             if self.heard(finished)?.is_some() {
                 self.settle(n, place, synced);
                 return Ok(());
@@ -271,9 +308,9 @@ impl<'a> Story<'a> {
             return Ok(());
         }
         self.begin(n, Aside);
-        let (disk, key) = (self.disk, self.known[&n].key.clone());
+        let (disk, key) = (self.disk.clone(), self.known[&n].key.clone());
         for _ in 0..2 {
-            let put = self.mailbox().put_aside(disk, &key);
+            let put = self.mailbox().put_aside(&*disk, &key);
             if self.heard(put)?.is_some() {
                 self.settle(n, Aside, false);
                 return Ok(());
@@ -288,32 +325,43 @@ impl<'a> Story<'a> {
     /// # Errors
     /// The first broken promise.
     pub fn keeps(&self, how: Crash) -> Result<(), String> {
-        let left = self.disk.crash(how);
-        let shaken = left.crash(Crash::Everything);
+        if matches!(how, Crash::Everything) {
+            self.keeps_at(how, FIRST_BOOT).map_err(|e| format!("the same boot: {e}"))?;
+        }
+        self.keeps_at(how, "second")
+    }
+
+    fn keeps_at(&self, how: Crash, boot: &str) -> Result<(), String> {
+        let left = Arc::new(self.sim.crash(how));
+        let shaken = Arc::new(left.crash(Crash::Everything));
         let fault = |e: io::Error| format!("recovery failed: {e}");
-        let look = |disk: &SimDisk| Mailbox::open(disk, queue()).and_then(|m| Ok((m.scan(disk)?, m)));
-        let (scan, _) = look(&left).map_err(fault)?;
+        let look = |sim: &Arc<SimDisk>, boot: &str| {
+            let disk = self.way.open(sim, boot)?;
+            let scan = Mailbox::open(&*disk, queue())?.scan(&*disk)?;
+            Ok((scan, disk))
+        };
+        let (scan, disk) = look(&left, boot).map_err(fault)?;
         let steps = left.writes();
-        self.compare(&left, &scan, how)?;
+        self.compare(&*disk, &scan, how)?;
         let picture = left.picture();
-        let (again, _) = look(&left).map_err(fault)?;
+        let (again, disk) = look(&left, boot).map_err(fault)?;
         if left.picture() != picture || again.waiting != scan.waiting || again.claim != scan.claim {
             return Err("a second start finds something else".into());
         }
         // The start itself is cut short at one of its operations.
         if steps > 0 {
             shaken.arm([(1 + self.seqs.len() % steps, crate::sim::Fault::Stop)]);
-            let _ = look(&shaken);
+            let _ = look(&shaken, boot);
             for second in [Crash::Nothing, Crash::Everything] {
-                let rest = shaken.crash(second);
-                let (scan, _) = look(&rest).map_err(fault)?;
-                self.compare(&rest, &scan, how).map_err(|e| format!("start cut short, {second:?}: {e}"))?;
+                let rest = Arc::new(shaken.crash(second));
+                let (scan, disk) = look(&rest, "third").map_err(fault)?;
+                self.compare(&*disk, &scan, how).map_err(|e| format!("start cut short, {second:?}: {e}"))?;
             }
         }
-        self.goes_on(&left, &scan)
+        self.goes_on(&*disk, &scan)
     }
 
-    fn compare(&self, disk: &SimDisk, scan: &Scan, how: Crash) -> Result<(), String> {
+    fn compare(&self, disk: &dyn Disk, scan: &Scan, how: Crash) -> Result<(), String> {
         let listed = |folder: &str| keys_in(disk, &queue().join(folder));
         let mut found: Vec<(Key, Place)> = scan.waiting.iter().map(|e| (e.key.clone(), Waiting)).collect();
         found.extend(scan.claim.iter().map(|(_, e)| (e.key.clone(), Claimed)));
@@ -361,7 +409,7 @@ impl<'a> Story<'a> {
     }
 
     /// The copies that were counted are still counted, and a note tells of where its record lies.
-    fn counts(&self, disk: &SimDisk, known: &Known, scan: &Scan, place: Place, how: Crash) -> Result<(), String> {
+    fn counts(&self, disk: &dyn Disk, known: &Known, scan: &Scan, place: Place, how: Crash) -> Result<(), String> {
         let told = match place {
             Claimed => scan.claim.as_ref().map_or(0, |(c, _)| c.attempt),
             Waiting if known.attempt > 0 => Mailbox::open(disk, queue()).ok().and_then(|m| m.read_claim(disk, &known.key)).map_or(0, |c| c.attempt),
@@ -370,7 +418,7 @@ impl<'a> Story<'a> {
         if told < known.attempt { Err(format!("{} copies may have been seen, {told} are remembered", known.attempt)) } else { Ok(()) }
     }
 
-    fn note(&self, disk: &SimDisk, known: &Known, place: Place, how: Crash) -> Result<(), String> {
+    fn note(&self, disk: &dyn Disk, known: &Known, place: Place, how: Crash) -> Result<(), String> {
         let told = read_ending(disk, &queue(), &known.key).map(|e| e.state);
         // Without an order of operations its note may come later than the record.
         let unsettled = told.is_none() && !how.keeps_order() && known.after_cut.len() > 1;
@@ -386,7 +434,7 @@ impl<'a> Story<'a> {
     }
 
     /// A recovered mailbox takes new mail and delivers what waits, in order, each once.
-    fn goes_on(&self, disk: &SimDisk, scan: &Scan) -> Result<(), String> {
+    fn goes_on(&self, disk: &dyn Disk, scan: &Scan) -> Result<(), String> {
         let run = || -> io::Result<(u64, Vec<Key>)> {
             let mut mailbox = Mailbox::open(disk, queue())?;
             let seq = mailbox.take_seq(disk)?;
@@ -414,17 +462,19 @@ impl<'a> Story<'a> {
 }
 
 /// How many durable operations the undisturbed script has, and what they are.
-pub fn script_log() -> Vec<String> {
-    let disk = SimDisk::new(Default::default());
-    Story::tell(&disk, true);
-    disk.log()
+pub fn script_log(way: Way) -> Vec<String> {
+    Story::tell(way, SimDisk::new(Default::default()), true).disk().log()
 }
 
 #[test]
 fn the_script_covers_every_folder_and_kind_of_operation() {
-    let log = script_log().join("\n");
+    let log = script_log(Way::Plain).join("\n");
     for word in ["create_synced", "create ", "rename", "remove", "sync_dir", "create_dir", "/held/", "/dead/", "/done/", "/corrupt/", ".claim", "/seq"] {
         assert!(log.contains(word), "{word} is missing:\n{log}");
     }
-    assert!(script_log().len() > 80, "{log}");
+    assert!(script_log(Way::Plain).len() > 80, "{log}");
+    let journal = script_log(Way::Journal).join("\n");
+    for word in ["overwrite_synced /state/journal/0.log", "overwrite_synced /state/journal/1.log", "sync_all"] {
+        assert!(journal.matches(word).count() > 1, "{word} is missing:\n{journal}");
+    }
 }

@@ -1,0 +1,138 @@
+//! What the journal knows and the disk may have lost, done again.
+//!
+//! A record that lies anywhere in its mailbox has moved there after it was kept: it only gets its bytes back.
+//! One that had ended is moved where it ended. Of the claims of one record the last one counts, and none of a
+//! record that has ended.
+
+use super::log::Step;
+use crate::ports::disk::{Disk, Placed};
+use crate::store::disk::remove_if_there;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const FOLDERS: [&str; 6] = ["new", "cur", "held", "done", "dead", "corrupt"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// A record that lies nowhere was lost.
+    PowerCut,
+    /// A record that lies nowhere was taken away; all others are written anew, whatever they look like.
+    FailedSync,
+}
+
+/// Does the steps again; how many files had to be written or moved.
+pub fn redo(disk: &dyn Disk, base: &Path, steps: &[Step], after: After) -> io::Result<usize> {
+    let mut records = BTreeMap::new();
+    let mut claims = BTreeMap::new();
+    let mut ends = BTreeMap::new();
+    for step in steps {
+        match step {
+            Step::Kept { path, bytes } if path.ends_with(".claim") => drop(claims.insert(base.join(path), bytes)),
+            Step::Kept { path, bytes } => drop(records.insert(base.join(path), bytes)),
+            Step::Moved { from, to } => drop(File::of(&base.join(from)).map(|file| ends.insert(file, base.join(to)))),
+        }
+    }
+    let mut redo = Redo { disk, after, names: BTreeMap::new(), changed: 0 };
+    for (path, bytes) in records {
+        let Some(file) = File::of(&path) else { continue };
+        redo.record(&file, ends.get(&file).unwrap_or(&path), bytes)?;
+    }
+    for (file, to) in &ends {
+        redo.end(file, to)?;
+    }
+    for (path, bytes) in claims {
+        let Some(file) = File::of(&path.with_extension("")) else { continue };
+        redo.claim(&file, &path, bytes)?;
+    }
+    Ok(redo.changed)
+}
+
+/// A record, wherever it lies in its mailbox.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct File {
+    queue: PathBuf,
+    name: OsString,
+}
+
+impl File {
+    fn of(path: &Path) -> Option<File> {
+        Some(File { queue: path.parent()?.parent()?.into(), name: path.file_name()?.into() })
+    }
+}
+
+struct Redo<'a> {
+    disk: &'a dyn Disk,
+    after: After,
+    /// What lies in the folders looked at so far.
+    names: BTreeMap<PathBuf, BTreeSet<OsString>>,
+    changed: usize,
+}
+
+impl Redo<'_> {
+    fn names(&mut self, dir: &Path) -> io::Result<&mut BTreeSet<OsString>> {
+        if !self.names.contains_key(dir) {
+            let listed = match self.disk.list(dir) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+                listed => listed?,
+            };
+            self.names.insert(dir.into(), listed.into_iter().collect());
+        }
+        Ok(self.names.entry(dir.into()).or_default())
+    }
+
+    fn lies(&mut self, file: &File) -> io::Result<Option<&'static str>> {
+        for folder in FOLDERS {
+            if self.names(&file.queue.join(folder))?.contains(&file.name) {
+                return Ok(Some(folder));
+            }
+        }
+        Ok(None)
+    }
+
+    fn record(&mut self, file: &File, lost: &Path, bytes: &[u8]) -> io::Result<()> {
+        match self.lies(file)? {
+            // Whatever lies there has been looked at by then.
+            Some("corrupt") => Ok(()),
+            Some(folder) => self.give(file, file.queue.join(folder).join(&file.name), bytes),
+            // A peer that was removed has no mailbox any more.
+            None if self.after == After::PowerCut && !self.names(&file.queue)?.is_empty() => self.give(file, lost.into(), bytes),
+            None => Ok(()),
+        }
+    }
+
+    fn end(&mut self, file: &File, to: &Path) -> io::Result<()> {
+        let Some(folder @ ("new" | "cur")) = self.lies(file)? else { return Ok(()) };
+        let (Some(dir), Some(name)) = (to.parent(), to.file_name()) else { return Ok(()) };
+        let from = file.queue.join(folder);
+        self.disk.rename(&from.join(&file.name), to)?;
+        self.disk.sync_dir(dir)?;
+        self.names(&from)?.remove(&file.name);
+        self.names(dir)?.insert(name.into());
+        self.changed += 1;
+        Ok(())
+    }
+
+    fn claim(&mut self, file: &File, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        match self.lies(file)? {
+            Some("new" | "cur") => self.give(file, path.into(), bytes),
+            // What may be left of it is of no use to anybody.
+            _ => remove_if_there(self.disk, path),
+        }
+    }
+
+    fn give(&mut self, file: &File, kept: PathBuf, bytes: &[u8]) -> io::Result<()> {
+        let cap = bytes.len() as u64;
+        if self.after == After::PowerCut && self.disk.read(&kept, cap).is_ok_and(|there| there == bytes) {
+            return Ok(());
+        }
+        let (Some(dir), Some(name)) = (kept.parent().map(Path::to_path_buf), kept.file_name().map(OsString::from)) else { return Ok(()) };
+        let temp = file.queue.join("tmp").join(&name);
+        remove_if_there(self.disk, &temp)?;
+        self.disk.keep(&[Placed { temp, kept, bytes: bytes.to_vec(), replaces: true }])?;
+        self.names(&dir)?.insert(name);
+        self.changed += 1;
+        Ok(())
+    }
+}
