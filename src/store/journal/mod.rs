@@ -33,6 +33,8 @@ struct Shared {
     disk: Arc<dyn Disk>,
     base: PathBuf,
     dir: PathBuf,
+    /// On the file system that is synced.
+    mailboxes: PathBuf,
     boot: String,
     log_bytes: usize,
     logs: Mutex<Logs>,
@@ -87,8 +89,9 @@ impl JournalDisk {
 
     /// The same with logs of another size, and without a thread that begins them anew.
     pub fn inline(disk: Arc<dyn Disk>, base: &Path, boot: &str, log_bytes: usize) -> io::Result<Self> {
-        let (dir, boot) = (base.join("state/journal"), boot.to_string());
+        let (dir, mailboxes, boot) = (base.join("state/journal"), base.join("state/peers"), boot.to_string());
         disk.create_dir(&dir)?;
+        disk.create_dir(&mailboxes)?;
         let logs = Mutex::new(Logs {
             logs: [Log { epoch: 0, end: log_bytes, failed: true }; 2],
             active: 0,
@@ -98,7 +101,7 @@ impl JournalDisk {
             busy: false,
             over: false,
         });
-        let shared = Shared { disk, base: base.into(), dir, boot, log_bytes, logs, changed: Condvar::new() };
+        let shared = Shared { disk, base: base.into(), dir, mailboxes, boot, log_bytes, logs, changed: Condvar::new() };
         shared.begin()?;
         Ok(JournalDisk { shared: Arc::new(shared) })
     }
@@ -151,7 +154,7 @@ impl Shared {
             let steps: Vec<Step> = found.iter_mut().flat_map(|(_, content)| std::mem::take(&mut content.steps)).collect();
             let changed = redo(&*self.disk, &self.base, &steps, After::PowerCut)?;
             tracing::info!(steps = steps.len(), changed, "the journal of an earlier boot was read");
-            self.disk.sync_all(&self.base)?;
+            self.disk.sync_all(&self.mailboxes)?;
         }
         for (log, content) in found {
             let failed = content.head.boot != self.boot;
@@ -197,7 +200,7 @@ impl Shared {
         found.sort_by_key(|content| content.head.epoch);
         let steps: Vec<Step> = found.into_iter().flat_map(|content| content.steps).filter(|s| matches!(s, Step::Kept { .. })).collect();
         redo(&*self.disk, &self.base, &steps, After::FailedSync)?;
-        self.disk.sync_all(&self.base)?;
+        self.disk.sync_all(&self.mailboxes)?;
         logs.moved.clear();
         self.write_heads(logs, |log| !log.is_empty())
     }
@@ -208,7 +211,7 @@ impl Shared {
         loop {
             let moved: usize = logs.moved.iter().map(|(from, to)| 2 * (from.len() + to.len()) + 32).sum();
             if moved > self.log_bytes / 4 {
-                self.disk.sync_all(&self.base)?;
+                self.disk.sync_all(&self.mailboxes)?;
                 logs.moved.clear();
                 continue;
             }
@@ -308,7 +311,7 @@ impl Shared {
         logs.epoch += 1;
         let (log, epoch) = (1 - logs.active, logs.epoch);
         drop(logs);
-        let begun = self.disk.sync_all(&self.base).and_then(|()| self.write_head_of(log, epoch));
+        let begun = self.disk.sync_all(&self.mailboxes).and_then(|()| self.write_head_of(log, epoch));
         if let Err(error) = &begun {
             tracing::error!(%error, "what the journal holds could not be brought down");
         }
