@@ -281,8 +281,13 @@ async function main() {
     const urgent = sendText('urgent')
     run('queue', 'boris', 'drop', urgent.id)
     const now = sendText('right now', '--urgent')
-    await until('it is at the model', () => atModel(now.id) !== null)
-    if (Date.now() - began > 15_000) throw new Error('not before the turn would have ended by itself')
+    const rows = new Set()
+    await until('it is at the model', () => {
+      if (atModel(now.id) !== null) return true
+      if (Date.now() - began > 5_000) screen().split('\n').forEach((row) => rows.add(row))
+      return false
+    })
+    if (Date.now() - began > 15_000) throw new Error(`not before the turn would have ended by itself\n${[...rows].join('\n')}`)
     if (atModel(urgent.id) !== null) throw new Error('a dropped message was delivered')
     await until('the turn ends', () => presence().turn === 'idle')
   })

@@ -490,6 +490,7 @@ impl Peer {
         if let (false, Some(up)) = (over, self.up_mut()) {
             up.ready_since = None;
             up.turn = Turn::Working { message: Some(id) };
+            up.shown = by == Evidence::Transcript;
             up.interrupt_from = Some(now + URGENT_AFTER_MS);
         }
         self.active(now);

@@ -286,6 +286,8 @@ pub struct Up {
     pub draft_told: bool,
     /// When urgent mail may press the interrupt key; `None`: it has, in this turn.
     pub interrupt_from: Option<Millis>,
+    /// The transcript has the message of the running turn.
+    pub shown: bool,
     /// The last turn event, delivery, message of its own, wake or attached person.
     pub active_at: Millis,
     /// A session that was not at rest when its bound had passed is not looked at again before.

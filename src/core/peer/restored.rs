@@ -134,6 +134,7 @@ impl Up {
             draft_since: None,
             draft_told: false,
             interrupt_from: None,
+            shown: false,
             active_at: now,
             doze_until: 0,
             drowsy: false,

@@ -222,7 +222,7 @@ impl Peer {
             Event::Tick => {}
             Event::Review => self.review(now, fx),
             Event::Hook { inc, fact } if self.is_current(inc) => self.hook(fact, now, fx),
-            Event::TranscriptShows { inc, ids } if self.is_current(inc) => self.on_evidence(&ids, Evidence::Transcript, now, fx),
+            Event::TranscriptShows { inc, ids } if self.is_current(inc) => self.transcript_shows(&ids, now, fx),
             Event::TranscriptTurnEnd { inc } if self.is_current(inc) => self.transcript_turn_ended(now, fx),
             Event::Output { inc } if self.is_current(inc) => self.output(now),
             Event::Died { inc, cause } => self.died(inc, cause, now, fx),

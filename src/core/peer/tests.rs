@@ -454,6 +454,10 @@ fn the_late_end_of_the_turn_before_is_not_the_end_of_the_next_one() {
     w.event(Event::TranscriptTurnEnd { inc: 1 });
     w.evidence();
     assert_eq!(w.peer.turn_message(), Some(&id(2)));
+    // Later still, when a hook has told of the next one already.
+    w.event(Event::TranscriptTurnEnd { inc: 1 });
+    assert_eq!(w.peer.turn_message(), Some(&id(2)));
+    w.event(Event::TranscriptShows { inc: 1, ids: vec![id(2)] });
     w.event(Event::TranscriptTurnEnd { inc: 1 });
     assert_eq!(w.peer.turn_message(), None);
 }

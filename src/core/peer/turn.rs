@@ -39,6 +39,7 @@ impl Peer {
                     if !matches!(up.turn, Turn::Working { .. }) {
                         up.ready_since = None;
                         up.turn = Turn::Working { message: ids.into_iter().next() };
+                        up.shown = false;
                         up.interrupt_from = Some(now + URGENT_AFTER_MS);
                     }
                 }
@@ -81,10 +82,20 @@ impl Peer {
         }
     }
 
+    pub(super) fn transcript_shows(&mut self, ids: &[MessageId], now: Millis, fx: &mut Vec<Effect>) {
+        self.on_evidence(ids, Evidence::Transcript, now, fx);
+        if let Some(up) = self.up_mut() {
+            up.shown |= matches!(&up.turn, Turn::Working { message: Some(id) } if ids.contains(id));
+        }
+    }
+
     /// A transcript tells of the end of a turn, later than a hook did. When it is also where a message shows that it was
     /// taken, the record of the message stands before the end of its turn: until then this was the end of an earlier one.
     pub(super) fn transcript_turn_ended(&mut self, now: Millis, fx: &mut Vec<Effect>) {
         let earlier = self.definition.evidence.submitted.contains(&EvidenceSource::Transcript);
+        if earlier && self.up().is_some_and(|up| matches!(up.turn, Turn::Working { message: Some(_) }) && !up.shown) {
+            return;
+        }
         let over = self.flight.as_ref().is_some_and(|f| f.turn_ended);
         self.turn_ended(now, fx);
         if let (true, Some(flight)) = (earlier, self.flight.as_mut()) {
