@@ -126,7 +126,8 @@ async function check(name, body) {
     results.push({ name, ok: true, note, ms: Date.now() - began })
   } catch (error) {
     results.push({ name, ok: false, note: String(error.message).split('\n')[0], ms: Date.now() - began })
-    const tail = (log, lines) => fs.readFileSync(path.join(root, 'logs', log), 'utf8').split('\n').slice(-lines).join('\n')
+    const text = (log) => (fs.existsSync(path.join(root, 'logs', log)) ? fs.readFileSync(path.join(root, 'logs', log), 'utf8') : '')
+    const tail = (log, lines) => text(log).split('\n').slice(-lines).join('\n')
     process.stderr.write(`${name}: ${error.message}\n${tail('delivery.log', 12)}\n${tail('lifecycle.log', 8)}\n${tail('daemon.log', 8)}\n`)
   }
 }
