@@ -4,7 +4,7 @@
 use super::effect::Effect;
 use super::event::Event;
 use super::*;
-use crate::core::message::{Evidence, State};
+use crate::core::message::State;
 
 impl Peer {
     pub fn new(identity: Identity, definition: Arc<Definition>, timing: Timing) -> Self {
