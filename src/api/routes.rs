@@ -16,6 +16,7 @@ use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -83,8 +84,19 @@ pub fn router(app: App) -> Router {
         .merge(super::control::routes())
         .fallback(async || Failed(Fault::new(Code::Invalid, "no such route")))
         .method_not_allowed_fallback(async || Failed(Fault::new(Code::Invalid, "this route does not take this method")))
+        .layer(axum::middleware::from_fn(to_its_end))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .with_state(app)
+}
+
+/// What changes something is carried to its end, also when whoever asked is gone meanwhile: their connection takes
+/// only the answer with it.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let answer = tokio::spawn(next.run(request)).await;
+    answer.unwrap_or_else(|error| Failed(Fault::new(Code::Internal, format!("the request broke: {error}"))).into_response())
 }
 
 impl App {
