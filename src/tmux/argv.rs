@@ -165,40 +165,53 @@ pub fn paste(pane: &PaneRef, paste: &Paste) -> List {
     }
     let buffer = id.to_string();
     let paste_words = words(PasteBuffer::new().bracket_codes().no_replacement().delete().buffer_name(&buffer).target_pane(p).build());
-    let yes = format!("{paste_words} ; set-option -p -t {p} @iap_p '{}' ; display-message -p {OK_PASTE}", format::mark(id, pane.incarnation));
-    let drop_buffer = words(DeleteBuffer::new().buffer_name(&buffer).build());
-    let no = format!("{drop_buffer} ; {}", look_string(pane));
+    let mut yes = format!("{paste_words} ; set-option -p -t {p} @iap_p '{}' ; display-message -p {OK_PASTE}", format::mark(id, pane.incarnation));
+    let mut drop_buffers = words(DeleteBuffer::new().buffer_name(&buffer).build());
     let guard = format::paste_guard(pane, id, &paste.guard);
     list = list.then(LoadBuffer::new().buffer_name(&buffer).path("-").build());
-    list = guarded(list, pane, &guard, &yes, &no);
-    match &paste.submit {
-        Some(key) => submit_onto(list, pane, &Submit { id: id.clone(), attempt: 1, guard: Default::default(), key: key.clone() }, ""),
-        None => list,
+    if let Some(key) = &paste.submit {
+        // Nothing comes between the two: what the guard has proven of the pane holds for both.
+        let press = Press::of(pane, id, key, 1);
+        list = press.prepare(list);
+        yes = format!("{yes} ; {}", press.act);
+        drop_buffers = format!("{drop_buffers} ; {}", press.drop);
     }
+    guarded(list, pane, &guard, &yes, &format!("{drop_buffers} ; {}", look_string(pane)))
 }
 
 pub fn submit(pane: &PaneRef, submit: &Submit) -> List {
-    submit_onto(List::default(), pane, submit, &look_string(pane))
+    let press = Press::of(pane, &submit.id, &submit.key, submit.attempt);
+    let guard = format::submit_guard(pane, &submit.id, submit.attempt, &submit.guard);
+    guarded(press.prepare(List::default()), pane, &guard, &press.act, &format!("{} ; {}", press.drop, look_string(pane)))
 }
 
-fn submit_onto(list: List, pane: &PaneRef, submit: &Submit, no: &str) -> List {
-    let Submit { id, attempt, guard, key } = submit;
-    let p = &pane.pane;
-    let mark = format!("{}@{}#{attempt}", id, pane.incarnation);
-    let told = format!("set-option -p -t {p} @iap_e '{mark}' ; display-message -p {OK_SUBMIT}");
-    let guard = format::submit_guard(pane, id, *attempt, guard);
-    if key.0 == CR {
-        // A real carriage return: no mode and no key table can eat it.
-        let buffer = format!("{id}-r");
-        let list = list.then(SetBuffer::new().buffer_name(&buffer).data("\r").build());
-        let press = words(PasteBuffer::new().delete().buffer_name(&buffer).target_pane(p).build());
-        let drop_buffer = words(DeleteBuffer::new().buffer_name(&buffer).build());
-        let no = if no.is_empty() { drop_buffer } else { format!("{drop_buffer} ; {no}") };
-        guarded(list, pane, &guard, &format!("{press} ; {told}"), &no)
-    } else {
-        let press = words(SendKeys::new().target_pane(p).key(&key.0).build());
-        let no = if no.is_empty() { "display-message -p ''" } else { no };
-        guarded(list, pane, &guard, &format!("{press} ; {told}"), no)
+/// The submit key of one attempt, with its mark.
+struct Press {
+    /// Holds a real carriage return: no mode and no key table can eat it.
+    buffer: Option<String>,
+    act: String,
+    /// What takes back the preparation when the guard refuses.
+    drop: String,
+}
+
+impl Press {
+    fn of(pane: &PaneRef, id: &MessageId, key: &KeyName, attempt: u32) -> Press {
+        let p = &pane.pane;
+        let buffer = (key.0 == CR).then(|| format!("{id}-r"));
+        let press = match &buffer {
+            Some(buffer) => words(PasteBuffer::new().delete().buffer_name(buffer).target_pane(p).build()),
+            None => words(SendKeys::new().target_pane(p).key(&key.0).build()),
+        };
+        let drop = buffer.as_ref().map_or_else(|| "display-message -p ''".into(), |b| words(DeleteBuffer::new().buffer_name(b).build()));
+        let mark = format!("{id}@{}#{attempt}", pane.incarnation);
+        Press { act: format!("{press} ; set-option -p -t {p} @iap_e '{mark}' ; display-message -p {OK_SUBMIT}"), buffer, drop }
+    }
+
+    fn prepare(&self, list: List) -> List {
+        match &self.buffer {
+            Some(buffer) => list.then(SetBuffer::new().buffer_name(buffer).data("\r").build()),
+            None => list,
+        }
     }
 }
 
