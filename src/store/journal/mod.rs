@@ -21,6 +21,9 @@ use std::time::Duration;
 
 /// Most bytes of each log.
 const LOG_BYTES: usize = 4 * 1024 * 1024;
+/// A log grows by so many bytes at once: an entry that only overwrites costs the disk less than one that makes its file
+/// longer.
+const GROWTH: usize = 1024 * 1024;
 /// A log is begun anew when nothing was kept for so long.
 const QUIET: Duration = Duration::from_secs(5);
 
@@ -60,6 +63,8 @@ struct Log {
     epoch: u64,
     /// Where the next entry goes.
     end: usize,
+    /// Bytes of its file, as far as known.
+    length: usize,
     /// A write or a sync failed: what it holds must be brought down, and it begun anew, before anything is kept.
     failed: bool,
 }
@@ -93,7 +98,7 @@ impl JournalDisk {
         disk.create_dir(&dir)?;
         disk.create_dir(&mailboxes)?;
         let logs = Mutex::new(Logs {
-            logs: [Log { epoch: 0, end: log_bytes, failed: true }; 2],
+            logs: [Log { epoch: 0, end: log_bytes, length: 0, failed: true }; 2],
             active: 0,
             moved: Vec::new(),
             epoch: 0,
@@ -147,6 +152,7 @@ impl Shared {
             let bytes = self.read(log)?;
             let content = log::read(&bytes);
             logs.epoch = logs.epoch.max(content.as_ref().map_or_else(|| log::latest(&bytes), |content| content.head.epoch));
+            logs.logs[log].length = bytes.len();
             found.extend(content.map(|content| (log, content)));
         }
         found.sort_by_key(|(_, content)| content.head.epoch);
@@ -158,7 +164,7 @@ impl Shared {
         }
         for (log, content) in found {
             let failed = content.head.boot != self.boot;
-            logs.logs[log] = Log { epoch: content.head.epoch, end: content.end, failed };
+            logs.logs[log] = Log { epoch: content.head.epoch, end: content.end, failed, ..logs.logs[log] };
         }
         // Should the disk refuse, it is tried again before anything is kept.
         let _ = self.write_heads(&mut logs, |log| log.failed);
@@ -258,14 +264,18 @@ impl Shared {
         let mut logs = self.with_room(most)?;
         let active = logs.active;
         let log = logs.logs[active];
-        let entry = log::entry(log.epoch, &logs.moved, &files);
+        let mut entry = log::entry(log.epoch, &logs.moved, &files);
+        let end = log.end + entry.len();
+        if end > log.length {
+            entry.resize(entry.len() + GROWTH.min(self.log_bytes.saturating_sub(end)), 0);
+        }
         let kept = self
             .disk
             .overwrite_synced(&self.path(active), log.end as u64, &entry)
             .and_then(|()| placed.iter().try_for_each(|p| self.disk.create(&p.temp, &p.bytes).and_then(|()| self.disk.rename(&p.temp, &p.kept))));
         match kept {
             Ok(()) => {
-                logs.logs[active].end += entry.len();
+                logs.logs[active] = Log { end, length: log.length.max(log.end + entry.len()), ..log };
                 logs.moved.clear();
             }
             Err(_) => {
@@ -324,7 +334,7 @@ impl Shared {
 }
 
 fn after_head(log: Log, epoch: u64, written: &io::Result<()>) -> Log {
-    if written.is_ok() { Log { epoch, end: BLOCK, failed: false } } else { Log { failed: true, ..log } }
+    if written.is_ok() { Log { epoch, end: BLOCK, failed: false, ..log } } else { Log { failed: true, ..log } }
 }
 
 impl Disk for JournalDisk {
