@@ -1,6 +1,8 @@
 //! Accepting messages: who sends what to whom, whether that may be, and then durably, all or none.
 
 use super::actor::PeerHandle;
+use super::acts::claim_for;
+use super::door::Promise;
 use super::host::Host;
 use super::ledger::view_of;
 use super::logs::Line;
@@ -10,7 +12,7 @@ use crate::api::caller::Who;
 use crate::api::shapes::{Answer, AnsweredBy, MessageView, SendRequest};
 use crate::core::envelope::{self, FENCE_LEN};
 use crate::core::fault::{Code, Fault};
-use crate::core::message::{Attachment, Ending, Hold, Intelligence, Message, MessageId, Stamp, State};
+use crate::core::message::{Attachment, Claim, Ending, Entry, Hold, Intelligence, Message, MessageId, Stamp, State};
 use crate::core::names::{Incarnation, OPERATOR, Party};
 use crate::core::pace::Pacing;
 use crate::core::peer::event::Event;
@@ -125,17 +127,46 @@ async fn take(host: &Arc<Host>, from: Party, by: Option<Incarnation>, request: S
         reserved.iter().for_each(|id| host.ledger.unreserve(id.as_str()));
         return twin(host, from, by, request, &fresh).await;
     }
-    let kept = host.store.keep(messages).await;
+    let gates: Vec<Gate> = messages.iter().map(|m| gate(host, m)).collect();
+    let (kept, mut promise) = keep(host, messages, &gates, &targets, &fresh).await;
     if let Ok(messages) = &kept {
         messages.iter().for_each(|m| host.ledger.accepted(m, host.clock.boot_ms()));
     }
     reserved.iter().for_each(|id| host.ledger.unreserve(id.as_str()));
     let messages = kept.map_err(|e| mail::refuse_store(host, &e))?;
     host.set_degraded(mail::STORE_WRITE, false);
-    for (message, (place, _)) in messages.iter().zip(&fresh) {
-        views[*place] = Some(hand_over(host, message, targets[*place].handle.as_ref(), by).await);
+    for ((message, gate), (place, _)) in messages.into_iter().zip(gates).zip(&fresh) {
+        views[*place] = Some(hand_over(host, message, targets[*place].handle.as_ref(), gate, promise.take(), by).await);
     }
     Ok(views.into_iter().flatten().collect())
+}
+
+/// Keeps them all, or none; one that goes to an open session is claimed for it in the same write.
+async fn keep(
+    host: &Arc<Host>,
+    mut messages: Vec<Message>,
+    gates: &[Gate],
+    targets: &[Target],
+    fresh: &[(usize, MessageId)],
+) -> (io::Result<Vec<Message>>, Option<(Promise, Claim)>) {
+    let alone = match (messages.as_slice(), gates, fresh) {
+        ([message], [Gate::Go], [(place, _)]) if !message.raw => targets[*place].handle.as_ref(),
+        _ => None,
+    };
+    let promise = alone.and_then(|handle| handle.door.promise(handle));
+    match (promise, messages.pop()) {
+        (Some(promise), Some(message)) => {
+            let claim = claim_for(host, &promise.session, message.id.clone());
+            match host.store.keep_claimed(message, claim).await {
+                Ok((message, claim)) => (Ok(vec![message]), claim.map(|claim| (promise, claim))),
+                Err(error) => (Err(error), None),
+            }
+        }
+        (_, last) => {
+            messages.extend(last);
+            (host.store.keep(messages).await, None)
+        }
+    }
 }
 
 fn sender(host: &Arc<Host>, who: &Who, request: &SendRequest) -> Result<Party, Fault> {
@@ -358,8 +389,15 @@ fn intelligence(host: &Host, from: &Party) -> Intelligence {
 }
 
 /// A kept message is told of, and reaches its recipient.
-async fn hand_over(host: &Arc<Host>, message: &Message, handle: Option<&PeerHandle>, by: Option<Incarnation>) -> MessageView {
-    log_accepted(host, message);
+async fn hand_over(
+    host: &Arc<Host>,
+    message: Message,
+    handle: Option<&PeerHandle>,
+    gate: Gate,
+    promise: Option<(Promise, Claim)>,
+    by: Option<Incarnation>,
+) -> MessageView {
+    log_accepted(host, &message);
     if let (Some(inc), Some(sender)) = (by, message.from.peer().and_then(|i| host.existing(i))) {
         let (id, to, in_reply_to) = (message.id.clone(), message.to.clone(), message.in_reply_to.clone());
         sender.event(Event::Sent { inc, id, to, in_reply_to }).await;
@@ -378,25 +416,32 @@ async fn hand_over(host: &Arc<Host>, message: &Message, handle: Option<&PeerHand
                 .with("answer", &message.id),
         );
     }
-    match handle {
-        None => host.tell_operator(message),
-        Some(handle) => match gate(host, message) {
-            Gate::Go => hand_to(host, handle, message, 0).await,
-            Gate::Paced(until) => hand_to(host, handle, message, until).await,
-            Gate::Parked { first } => park(host, handle, message, first).await,
-        },
+    let (id, plain) = (message.id.clone(), view_of(&message));
+    match (handle, gate, promise) {
+        (None, ..) => host.tell_operator(&message),
+        (Some(_), _, Some((promise, claim))) => {
+            let entry = entry_of(host, &message, 0);
+            host.ledger.waits(&message.to, &entry);
+            promise.keep(entry, message, claim).await;
+        }
+        (Some(handle), Gate::Go, None) => hand_to(host, handle, &message, 0).await,
+        (Some(handle), Gate::Paced(until), None) => hand_to(host, handle, &message, until).await,
+        (Some(handle), Gate::Parked { first }, None) => park(host, handle, &message, first).await,
     }
-    let mut view = host.ledger.view(&message.id).unwrap_or_else(|| view_of(message));
+    let mut view = host.ledger.view(&id).unwrap_or(plain);
     if let Some(handle) = handle {
         mail::complete(host, &mut view, handle);
     }
     view
 }
 
+fn entry_of(host: &Host, message: &Message, not_before: u64) -> Entry {
+    let entry = Entry { not_before, ..message.entry() };
+    Entry { due: entry.deadline(&host.stamp()), ..entry }
+}
+
 async fn hand_to(host: &Arc<Host>, handle: &PeerHandle, message: &Message, not_before: u64) {
-    let mut entry = message.entry();
-    entry.not_before = not_before;
-    entry.due = entry.deadline(&host.stamp());
+    let entry = entry_of(host, message, not_before);
     if not_before > 0 {
         host.ledger.report(&message.id, State::Held, Some(Hold::Paced.word().into()), None, 0, "");
         host.delivery(

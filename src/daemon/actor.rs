@@ -5,6 +5,7 @@
 
 use super::acts::{self, Outcome};
 use super::by_hand::{ByHand, Touch};
+use super::door::Door;
 use super::ending::Told;
 use super::host::Host;
 use super::live::Live;
@@ -49,6 +50,10 @@ pub enum Inbox {
     Touched(Touch),
     /// The transcript grew.
     Transcript { inc: Incarnation },
+    /// A message was kept together with a claim for the session whose door was open.
+    Claimed { entry: Entry, message: Box<Message>, claim: Box<Claim> },
+    /// Whoever was promised the next claim does not need it.
+    PromiseBroken,
     /// Answered once everything that was told before has been taken in.
     Barrier(oneshot::Sender<()>),
 }
@@ -82,6 +87,7 @@ pub struct PeerHandle {
     pub identity: Identity,
     inbox: mpsc::Sender<Inbox>,
     pub view: watch::Receiver<Snapshot>,
+    pub door: Door,
 }
 
 impl PeerHandle {
@@ -124,10 +130,11 @@ impl PeerHandle {
 pub fn spawn(host: Arc<Host>, identity: Identity) -> PeerHandle {
     let (inbox, receiver) = mpsc::channel(INBOX);
     let (publish, view) = watch::channel(Snapshot { state: "starting", ..Snapshot::default() });
-    let handle = PeerHandle { identity: identity.clone(), inbox: inbox.clone(), view };
+    let door = Door::default();
+    let handle = PeerHandle { identity: identity.clone(), inbox: inbox.clone(), view, door: door.clone() };
     let tracker = host.tracker.clone();
     tracker.spawn(async move {
-        let mut actor = Actor::new(host, identity, inbox.downgrade(), publish);
+        let mut actor = Actor::new(host, identity, inbox.downgrade(), publish, door);
         // Only handles keep the inbox open.
         drop(inbox);
         actor.run(receiver).await;
@@ -150,6 +157,7 @@ pub struct Actor {
     pub(super) inbox: mpsc::WeakSender<Inbox>,
     pub(super) by_hand: ByHand,
     publish: watch::Sender<Snapshot>,
+    door: Door,
     pub(super) last_failure: Option<String>,
     failures: u64,
     /// How long the host had been suspended since its boot, when last looked at.
@@ -163,7 +171,7 @@ pub struct Actor {
 }
 
 impl Actor {
-    fn new(host: Arc<Host>, identity: Identity, inbox: mpsc::WeakSender<Inbox>, publish: watch::Sender<Snapshot>) -> Self {
+    fn new(host: Arc<Host>, identity: Identity, inbox: mpsc::WeakSender<Inbox>, publish: watch::Sender<Snapshot>, door: Door) -> Self {
         let peer = policy::fresh_peer(&host, &identity);
         let suspended = host.clock.boot_ms().saturating_sub(host.clock.awake_ms());
         Actor {
@@ -180,6 +188,7 @@ impl Actor {
             inbox,
             by_hand: ByHand::default(),
             publish,
+            door,
             last_failure: None,
             failures: 0,
             last_death: None,
@@ -225,9 +234,11 @@ impl Actor {
             self.touched(Touch::All).await;
         }
         self.mind_suspend().await;
+        self.open_door();
     }
 
     async fn attend(&mut self, next: Next) {
+        self.peer.promised |= self.door.close();
         match next {
             Next::Outcome(outcome) => self.outcome(*outcome).await,
             Next::Broken(error) => {
@@ -238,6 +249,16 @@ impl Actor {
         }
         self.look_at_queue_when_due().await;
         self.mind_suspend().await;
+        self.open_door();
+    }
+
+    /// Whether the next message may be claimed as it is kept.
+    fn open_door(&self) {
+        if let (Some(inc), Some(live)) = (self.peer.open_for(self.host.clock.boot_ms()), &self.live) {
+            if live.record.incarnation == inc {
+                self.door.open(live.record.clone());
+            }
+        }
     }
 
     /// Time in which the host was suspended is no idleness.
@@ -257,6 +278,7 @@ impl Actor {
         self.live = None;
         self.message = None;
         self.peer = policy::fresh_peer(&self.host, &self.identity);
+        self.peer.promised = self.door.close();
         let found = loop {
             let found = restore::restore(&self.host, &self.identity).await;
             let Some(failure) = &found.failure else { break found };
@@ -358,6 +380,19 @@ impl Actor {
             Inbox::Hook { inc, event, payload } => {
                 let heard = hooks::interpret(&self.peer.definition, &event, &payload);
                 Box::pin(self.hear(Inbox::Heard { inc, heard })).await;
+            }
+            Inbox::Claimed { entry, message, claim } => {
+                self.door.settle();
+                let inc = claim.incarnation;
+                if self.peer.flight.is_none() {
+                    self.message = Some(*message);
+                    self.claim = Some(*claim);
+                }
+                self.step(Event::AcceptedClaimed { inc, entry }).await;
+            }
+            Inbox::PromiseBroken => {
+                self.door.settle();
+                self.step(Event::PromiseBroken).await;
             }
             Inbox::Touched(what) => self.touched(what).await,
             Inbox::Transcript { inc } => self.read_transcript(inc).await,

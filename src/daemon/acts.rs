@@ -191,13 +191,13 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
         }
         Effect::MarkReady { inc, seed_due } => {
             let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
-            live.record.ready = true;
-            live.record.seed_due = seed_due;
+            let record = Arc::make_mut(&mut live.record);
+            (record.ready, record.seed_due) = (true, seed_due);
             actor.save_session().await;
         }
         Effect::SaveAsked { inc, asked } => {
             let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
-            live.record.asked = asked;
+            Arc::make_mut(&mut live.record).asked = asked;
             actor.save_session().await;
         }
         Effect::Eager => {
@@ -344,22 +344,8 @@ fn claim(actor: &mut Actor, host: Arc<Host>, inc: Incarnation, entry: Entry) {
     let Some(record) = actor.live.as_ref().map(|l| l.record.clone()).filter(|r| r.incarnation == inc) else {
         return lost(actor, Event::Claimed { id, result: Err("no session".into()) });
     };
-    let claim = Claim {
-        v: 1,
-        id: id.clone(),
-        attempt: 0,
-        deaths: 0,
-        identity: record.identity.clone(),
-        incarnation: inc,
-        boot_id: host.boot_id.clone(),
-        transcript: record.transcript.as_deref().and_then(transcript::mark),
-        server: record.server,
-        keeper: record.keeper,
-        pane: record.pane,
-        taken: None,
-        released: false,
-    };
-    let party = Party::Peer(record.identity);
+    let claim = claim_for(&host, &record, id.clone());
+    let party = Party::Peer(record.identity.clone());
     actor.tasks.spawn(async move {
         let written = host.store.claim(party, entry.key, claim).await;
         host.set_degraded("store: a claim could not be written", written.is_err());
@@ -368,6 +354,25 @@ fn claim(actor: &mut Actor, host: Arc<Host>, inc: Incarnation, entry: Entry) {
             Err(error) => Event::Claimed { id, result: Err(error.to_string()) }.into(),
         }
     });
+}
+
+/// A claim of a message for a session, not counted yet.
+pub(super) fn claim_for(host: &Host, session: &SessionRecord, id: MessageId) -> Claim {
+    Claim {
+        v: 1,
+        id,
+        attempt: 0,
+        deaths: 0,
+        identity: session.identity.clone(),
+        incarnation: session.incarnation,
+        boot_id: host.boot_id.clone(),
+        transcript: session.transcript.as_deref().and_then(transcript::mark),
+        server: session.server.clone(),
+        keeper: session.keeper.clone(),
+        pane: session.pane.clone(),
+        taken: None,
+        released: false,
+    }
 }
 
 fn inquire(actor: &mut Actor, definition: Arc<Definition>, entry: Entry) {

@@ -8,6 +8,7 @@ use crate::core::names::Incarnation;
 use crate::core::peer::Resumable;
 use crate::runtime::hooks::Heard;
 use crate::store::peer_state::PeerState;
+use std::sync::Arc;
 
 impl Actor {
     pub(super) async fn read_transcript(&mut self, inc: Incarnation) {
@@ -41,7 +42,7 @@ impl Actor {
     /// Session id and transcript, as the program's hooks name them.
     pub(super) async fn learn(&mut self, inc: Incarnation, heard: &Heard) {
         let Some(live) = self.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
-        let asked = heard.session_id.as_ref().and_then(|_| live.record.resumed.take());
+        let asked = heard.session_id.as_ref().and_then(|_| Arc::make_mut(&mut live.record).resumed.take());
         if let (Some(asked), Some(told)) = (&asked, &heard.session_id) {
             if asked != told {
                 let detail = format!("it was to resume {asked} and has {told}: its earlier turns are not in this conversation");
@@ -58,8 +59,9 @@ impl Actor {
             live.watch_transcript(&self.host);
             return;
         }
-        live.record.session_id = id.clone();
-        live.record.transcript = transcript.clone();
+        let record = Arc::make_mut(&mut live.record);
+        record.session_id = id.clone();
+        record.transcript = transcript.clone();
         live.watch_transcript(&self.host);
         let resumable = id.map(|session_id| Resumable { session_id, transcript, proven: false });
         self.peer.resumable = resumable.clone();

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 
 pub struct Live {
-    pub record: SessionRecord,
+    pub record: Arc<SessionRecord>,
     pub pane: PaneRef,
     tail: Option<Tail>,
     inbox: mpsc::WeakSender<Inbox>,
@@ -55,7 +55,7 @@ impl Live {
         let screen = host.tracker.spawn(last_screen::follow(host.clone(), record.tty.clone(), kept, pane.clone()));
         let death = host.tracker.spawn(watch_death(record.clone(), exits, inbox.clone())).abort_handle();
         let mut live = Live {
-            record,
+            record: Arc::new(record),
             pane,
             tail: None,
             inbox,

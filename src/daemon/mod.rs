@@ -9,6 +9,7 @@ pub mod acts;
 pub mod by_hand;
 pub mod capacity;
 pub mod control;
+mod door;
 pub mod ending;
 pub mod flow;
 pub mod hearing;

@@ -53,6 +53,8 @@ enum Wish {
     /// Messages of one request: all of them, or none.
     Messages(Vec<Message>, Answer<Vec<Message>>),
     Claim(Box<Claiming>, Answer<Claim>),
+    /// A message, claimed at once; without the claim while older changes are still to be written.
+    Claimed(Box<(Message, Option<Claim>)>, Answer<(Message, Option<Claim>)>),
 }
 
 struct Claiming {
@@ -79,12 +81,24 @@ impl Wish {
                 }
                 Ok(vec![mailbox.place_for_claim(&claiming.key, &claiming.claim)?])
             }
+            Wish::Claimed(both, _) => {
+                let settled = store.is_settled();
+                let (message, claim) = &mut **both;
+                let (mailbox, disk) = store.mailbox(&message.to)?;
+                message.seq = mailbox.take_seq(&*disk)?;
+                *claim = claim.take().filter(|_| settled).map(|claim| Claim { attempt: 1, ..claim });
+                Ok(match claim {
+                    Some(claim) => mailbox.place_claimed(message, claim)?.into(),
+                    None => vec![mailbox.place_for(message)],
+                })
+            }
         }
     }
 
     fn answer(self, store: &mut Store, kept: io::Result<()>) {
         match self {
             Wish::Messages(messages, answer) => drop(answer.send(kept.map(|()| messages))),
+            Wish::Claimed(both, answer) => drop(answer.send(kept.map(|()| *both))),
             Wish::Claim(claiming, answer) => {
                 let moved = kept.and_then(|()| {
                     let (mailbox, disk) = store.mailbox(&claiming.party)?;
@@ -253,6 +267,11 @@ impl StoreHandle {
     /// Keeps messages of one request; they come back with their places in the order.
     pub async fn keep(&self, messages: Vec<Message>) -> io::Result<Vec<Message>> {
         self.wish(|answer| Wish::Messages(messages, answer)).await
+    }
+
+    /// Keeps a message with its first claim, if that may be; it comes back with its place in the order.
+    pub async fn keep_claimed(&self, message: Message, claim: Claim) -> io::Result<(Message, Option<Claim>)> {
+        self.wish(|answer| Wish::Claimed(Box::new((message, Some(claim))), answer)).await
     }
 
     /// Claims a record (see [`Mailbox::claim`]).

@@ -281,6 +281,14 @@ impl Mailbox {
         Ok(Placed { temp: temp_beside(&kept), kept, bytes: serde_json::to_vec(claim).map_err(io::Error::other)?, replaces: true })
     }
 
+    /// Where a new message and its first claim are written, and where they are kept.
+    pub fn place_claimed(&self, message: &Message, claim: &Claim) -> io::Result<[Placed; 2]> {
+        let record = self.place_for(message);
+        let claim = self.place_for_claim(&message.key(), claim)?;
+        // The record first: without its claim it counts as waiting.
+        Ok([Placed { kept: self.dir.join("cur").join(message.key().file_name()), ..record }, Placed { replaces: false, ..claim }])
+    }
+
     /// Moves a record whose claim is kept.
     pub fn claimed(&self, disk: &dyn Disk, key: &Key) -> io::Result<()> {
         let (new, cur) = (self.dir.join("new").join(key.file_name()), self.dir.join("cur").join(key.file_name()));

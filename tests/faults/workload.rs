@@ -166,6 +166,10 @@ impl Story {
         self.send(7, false)?;
         self.send(8, false)?;
         self.finish(6, State::Submitted)?;
+        self.send_claimed(9)?;
+        self.finish(9, State::Submitted)?;
+        self.send_claimed(10)?;
+        self.release(10, Giveback::Untouched)?;
         self.claim(7)
     }
 
@@ -217,19 +221,34 @@ impl Story {
     }
 
     fn send(&mut self, n: usize, urgent: bool) -> Told {
+        self.send_to(n, Waiting, |mailbox, disk, seq| {
+            let message = message(n, seq, urgent);
+            (message.key(), mailbox.enqueue(disk, &message))
+        })
+    }
+
+    /// The message and its first claim in one.
+    fn send_claimed(&mut self, n: usize) -> Told {
+        self.send_to(n, Claimed, |mailbox, disk, seq| {
+            let message = message(n, seq, false);
+            let placed = mailbox.place_claimed(&message, &Claim { attempt: 1, ..claim_of(&message.id) });
+            (message.key(), placed.and_then(|placed| disk.keep(&placed)))
+        })
+    }
+
+    fn send_to(&mut self, n: usize, to: Place, keep: impl Fn(&Mailbox, &dyn Disk, u64) -> (Key, io::Result<()>)) -> Told {
         for _ in 0..2 {
             let disk = self.disk.clone();
             let taken = self.mailbox().take_seq(&*disk);
             let Some(seq) = self.heard(taken)? else { continue };
             assert!(self.seqs.last().is_none_or(|last| *last < seq), "the sequence number {seq} was given out before: {:?}", self.seqs);
             self.seqs.push(seq);
-            let message = message(n, seq, urgent);
-            let in_doubt: BTreeSet<Place> = [Nowhere, Waiting].into();
-            let key = message.entry().key;
+            let in_doubt: BTreeSet<Place> = [Nowhere, Waiting, to].into();
+            let (key, kept) = keep(self.mailbox(), &*disk, seq);
             self.known.insert(n, Known { key, after_kill: in_doubt.clone(), after_cut: in_doubt, attempt: 0 });
-            let kept = self.mailbox().enqueue(&*disk, &message);
             if self.heard(kept)?.is_some() {
-                self.settle(n, Waiting, true);
+                self.settle(n, to, true);
+                self.known.get_mut(&n).unwrap().attempt = u32::from(to == Claimed);
                 return Ok(());
             }
             // Refused is refused, now and after every start.

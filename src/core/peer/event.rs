@@ -14,6 +14,13 @@ pub enum Event {
     // From outside.
     /// A message was accepted into this mailbox.
     Accepted(Entry),
+    /// A message was accepted and claimed for this session in one write.
+    AcceptedClaimed {
+        inc: Incarnation,
+        entry: Entry,
+    },
+    /// Nothing came of a promised claim: the message was not kept, or not claimed.
+    PromiseBroken,
     /// A launch without mail.
     Want(WantedBy),
     /// `stop`: marker first, then the end of the session.

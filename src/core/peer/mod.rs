@@ -20,6 +20,7 @@ pub mod effect;
 pub mod event;
 mod intake;
 pub mod marker;
+pub mod open;
 pub mod recover;
 mod restored;
 pub mod retire;
@@ -136,6 +137,8 @@ pub struct Peer {
     pub not_before: Millis,
     /// The one effect whose outcome is awaited.
     pub doing: Option<Doing>,
+    /// A message is being accepted with a claim for the session that runs: no other claim is begun.
+    pub promised: bool,
     /// The daemon is ending: finish what is in flight, start nothing.
     pub draining: bool,
     /// The whole host is frozen.

@@ -29,6 +29,7 @@ impl Peer {
             hold: None,
             not_before: 0,
             doing: None,
+            promised: false,
             draining: false,
             host_frozen: false,
             removed: false,
@@ -76,7 +77,7 @@ impl Peer {
             Session::None if self.wants_session(now) => Some(self.not_before),
             Session::Up(_) if self.flight.is_some() => flight_due(),
             Session::Up(up) if up.ready_at.is_none() => up.look_due,
-            Session::Up(up) if self.deliverable(now).is_some() && !quiet => {
+            Session::Up(up) if self.deliverable(now).is_some() && !quiet && !self.promised => {
                 let look = up.look_due.unwrap_or(now);
                 [Some(look), self.interrupt_due(now), self.age_look_due()].into_iter().flatten().min()
             }
@@ -100,6 +101,11 @@ impl Peer {
         match event {
             Event::Restored(restored) => self.restored(*restored, now, fx),
             Event::Accepted(entry) => self.accepted(entry, now, fx),
+            Event::AcceptedClaimed { inc, entry } => {
+                self.promised = false;
+                self.accepted_claimed(inc, entry, now, fx);
+            }
+            Event::PromiseBroken => self.promised = false,
             Event::Withdraw { id, state, reason } => self.withdraw(&id, state, reason, fx),
             Event::Freeze { by } => {
                 self.markers.frozen = true;
@@ -480,7 +486,7 @@ impl Peer {
                         up.drowsy = true;
                     }
                     self.act(Doing::Look, Effect::Look { inc }, fx);
-                } else if self.deliverable(now).is_some() {
+                } else if self.deliverable(now).is_some() && !self.promised {
                     if self.hold.is_none() || self.may_interrupt(now) {
                         self.start_flight(now, fx);
                     }

@@ -39,6 +39,8 @@ impl Disk {
     }
 
     pub fn claim(&mut self, inc: Incarnation, entry: Entry, attempt: u32, deaths: u32) {
+        let others = self.claimed.iter().filter(|(c, _)| c.taken.is_none() && c.id != *entry.id()).count();
+        assert_eq!(others, 0, "a second claim beside one that nobody has finished or released");
         self.drop_message(entry.id());
         let process = ProcessRef { pid: 1, start: 1 };
         let claim = Claim {

@@ -17,6 +17,9 @@ pub fn exit(peer: &Peer, now: Millis) -> &'static str {
     if peer.doing.is_some() {
         return "the outcome of an act";
     }
+    if peer.promised {
+        return "the outcome of a promise";
+    }
     if let Some(due) = peer.next_due(now) {
         assert!(due >= now);
         return "time";

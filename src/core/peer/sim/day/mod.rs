@@ -26,6 +26,8 @@ const HOUR: Millis = 60 * MINUTE;
 enum Happens {
     /// The oldest act of a peer is carried out, for this daemon.
     Act(usize, u32),
+    /// A peer hears of what was claimed for it, by this daemon.
+    Promised(usize, u32),
     /// A peer is told something; what only one daemon waits for dies with it.
     Hears(usize, Option<u32>, Box<Event>),
     Tick(usize, u64),
@@ -149,7 +151,13 @@ impl Day {
 
     fn whose(&self, what: &Happens) -> Option<usize> {
         match what {
-            Happens::Act(p, _) | Happens::Hears(p, ..) | Happens::Tick(p, _) | Happens::Deed(p, ..) | Happens::Visit(p, ..) | Happens::Order(p, _) => Some(*p),
+            Happens::Act(p, _)
+            | Happens::Promised(p, _)
+            | Happens::Hears(p, ..)
+            | Happens::Tick(p, _)
+            | Happens::Deed(p, ..)
+            | Happens::Visit(p, ..)
+            | Happens::Order(p, _) => Some(*p),
             Happens::Mail(p) => Some(*p),
             Happens::Host(_) => None,
         }
@@ -166,6 +174,8 @@ impl Day {
         match what {
             Happens::Act(p, daemon) if daemon == self.daemon && !self.down => self.act(p),
             Happens::Act(..) => {}
+            Happens::Promised(p, daemon) if daemon == self.daemon && !self.down => self.keep_promise(p),
+            Happens::Promised(..) => {}
             Happens::Hears(p, daemon, event) if daemon.is_none_or(|d| d == self.daemon) => self.tell(p, *event),
             Happens::Hears(..) => {}
             Happens::Tick(p, ticket) if ticket == self.members[p].ticket && !self.down => {
@@ -195,7 +205,7 @@ impl Day {
             return;
         }
         member.world.now = now;
-        let mut events = vec![event];
+        let (mut events, mut promised) = (vec![event], false);
         if member.unseen > 0 {
             // The clocks are compared after whatever woke the actor.
             events.push(Event::Suspended { ms: std::mem::take(&mut member.unseen) });
@@ -211,7 +221,9 @@ impl Day {
             if member.last.len() > LAST {
                 member.last.pop_front();
             }
+            let mail = matches!(event, Event::Accepted(_));
             member.world.event(event);
+            promised |= mail && member.world.promise.is_some();
             member.world.told.clear();
             // Whatever it led to, also by way of the daemon.
             let turn_runs = member.agent.as_ref().is_some_and(|a| a.turn.is_some());
@@ -219,7 +231,17 @@ impl Day {
                 member.watch.decided(&effect, &member.world, turn_runs, awake, boot);
             }
         }
+        if promised {
+            let (takes, daemon) = (self.dice.between(1, 400), self.daemon);
+            self.after(takes, Happens::Promised(p, daemon));
+        }
         self.look_after(p);
+    }
+
+    fn keep_promise(&mut self, p: usize) {
+        if let Some((inc, entry)) = self.members[p].world.promise.take() {
+            self.tell(p, Event::AcceptedClaimed { inc, entry });
+        }
     }
 
     /// Dates what has to be done next, and looks for what must not be.
@@ -369,6 +391,7 @@ impl Day {
 impl Member {
     fn new(p: usize) -> Member {
         let mut world = World::new();
+        world.ahead = true;
         world.now = 1_000_000;
         let peer = &mut world.peer;
         peer.identity = format!("echo-p{p}").parse().unwrap();

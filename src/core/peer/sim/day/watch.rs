@@ -150,7 +150,8 @@ impl Watch {
         let peer = &world.peer;
         invariants::exit(peer, world.now);
         let open = self.open.len();
-        assert_eq!(peer.queue.len() + usize::from(peer.flight.is_some()) + usize::from(peer.task.is_some()), open, "{}", invariants::brief(peer));
+        let in_hand = [peer.flight.is_some(), peer.task.is_some(), world.promise.is_some()].into_iter().filter(|is| *is).count();
+        assert_eq!(peer.queue.len() + in_hand, open, "{}", invariants::brief(peer));
         assert_eq!(world.disk.waiting.len() + world.disk.claimed.len(), open, "{:?} are on disk", world.disk);
         if std::mem::take(&mut self.moved) {
             let held = peer.queue.iter().map(|e| e.id()).chain(peer.flight.iter().map(|f| f.id())).chain(peer.task.iter().map(|t| t.entry.id()));
