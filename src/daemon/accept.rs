@@ -1,21 +1,18 @@
 //! Accepting messages: who sends what to whom, whether that may be, and then durably, all or none.
 
-use super::actor::PeerHandle;
 use super::acts::claim_for;
 use super::door::Promise;
+use super::hand_over::{Gate, gate, hand_over, hand_to, log_accepted};
+use super::handle::PeerHandle;
 use super::host::Host;
-use super::ledger::view_of;
-use super::logs::Line;
 use super::mail::{self, ALL_FOLDERS};
 use super::router;
 use crate::api::caller::Who;
-use crate::api::shapes::{Answer, AnsweredBy, MessageView, SendRequest};
+use crate::api::shapes::{MessageView, SendRequest};
 use crate::core::envelope::{self, FENCE_LEN};
 use crate::core::fault::{Code, Fault};
-use crate::core::message::{Attachment, Claim, Ending, Entry, Hold, Intelligence, Message, MessageId, Stamp, State};
+use crate::core::message::{Attachment, Claim, Intelligence, Message, MessageId, Stamp};
 use crate::core::names::{Incarnation, OPERATOR, Party};
-use crate::core::pace::Pacing;
-use crate::core::peer::event::Event;
 use crate::core::record::hex;
 use crate::core::sanitize;
 use crate::store::inbox::{self, AttachError};
@@ -380,146 +377,12 @@ fn thread(host: &Arc<Host>, from: &Party, to: &Party, given: Option<MessageId>) 
     (in_reply_to, hops)
 }
 
-fn intelligence(host: &Host, from: &Party) -> Intelligence {
+pub(super) fn intelligence(host: &Host, from: &Party) -> Intelligence {
     match from {
         Party::Operator => Intelligence::Natural,
         Party::System => Intelligence::Absent,
         Party::Peer(identity) => host.profile(&identity.personality).map(|(_, l)| l.profile.intelligence).unwrap_or_default(),
     }
-}
-
-/// A kept message is told of, and reaches its recipient.
-async fn hand_over(
-    host: &Arc<Host>,
-    message: Message,
-    handle: Option<&PeerHandle>,
-    gate: Gate,
-    promise: Option<(Promise, Claim)>,
-    by: Option<Incarnation>,
-) -> MessageView {
-    log_accepted(host, &message);
-    if let (Some(inc), Some(sender)) = (by, message.from.peer().and_then(|i| host.existing(i))) {
-        let (id, to, in_reply_to) = (message.id.clone(), message.to.clone(), message.in_reply_to.clone());
-        sender.event(Event::Sent { inc, id, to, in_reply_to }).await;
-    }
-    // Only the peer that was asked can answer, and only to whoever asked.
-    let asked = |question: &Message| question.to == message.from && question.from == message.to;
-    if let Some(question) = message.in_reply_to.as_ref().filter(|id| mail::load(host, id).as_ref().is_some_and(asked)) {
-        let text = String::from_utf8_lossy(&message.body).into_owned();
-        host.ledger.answered(question, Answer { id: Some(message.id.clone()), by: AnsweredBy::Message, text }, &message.sent);
-        host.delivery(
-            Line::new("delivery")
-                .with("msg", question)
-                .with("to", &message.from)
-                .with("state", State::Answered.word())
-                .with("by", "message")
-                .with("answer", &message.id),
-        );
-    }
-    let (id, plain) = (message.id.clone(), view_of(&message));
-    match (handle, gate, promise) {
-        (None, ..) => host.tell_operator(&message),
-        (Some(_), _, Some((promise, claim))) => {
-            let entry = entry_of(host, &message, 0);
-            host.ledger.waits(&message.to, &entry);
-            promise.keep(entry, message, claim).await;
-        }
-        (Some(handle), Gate::Go, None) => hand_to(host, handle, &message, 0).await,
-        (Some(handle), Gate::Paced(until), None) => hand_to(host, handle, &message, until).await,
-        (Some(handle), Gate::Parked { first }, None) => park(host, handle, &message, first).await,
-    }
-    let mut view = host.ledger.view(&id).unwrap_or(plain);
-    if let Some(handle) = handle {
-        mail::complete(host, &mut view, handle);
-    }
-    view
-}
-
-fn entry_of(host: &Host, message: &Message, not_before: u64) -> Entry {
-    let entry = Entry { not_before, ..message.entry() };
-    Entry { due: entry.deadline(&host.stamp()), ..entry }
-}
-
-async fn hand_to(host: &Arc<Host>, handle: &PeerHandle, message: &Message, not_before: u64) {
-    let entry = entry_of(host, message, not_before);
-    if not_before > 0 {
-        host.ledger.report(&message.id, State::Held, Some(Hold::Paced.word().into()), None, 0, "");
-        host.delivery(
-            Line::new("delivery").with("msg", &message.id).with("to", &message.to).with("state", State::Held.word()).with("reason", Hold::Paced.word()),
-        );
-    }
-    host.ledger.waits(&message.to, &entry);
-    handle.event(Event::Accepted(entry)).await;
-}
-
-enum Gate {
-    Go,
-    Paced(u64),
-    Parked { first: bool },
-}
-
-/// Agents that write to each other without end are slowed down, then parked. Nobody else is.
-fn gate(host: &Host, message: &Message) -> Gate {
-    let limits = &host.settings.limits;
-    if message.hops > limits.hops {
-        return Gate::Parked { first: true };
-    }
-    let artificial = |party: &Party| party.peer().is_some() && intelligence(host, party) == Intelligence::Artificial;
-    if !artificial(&message.from) || !artificial(&message.to) {
-        return Gate::Go;
-    }
-    match host.flow.pace(limits, &message.from, &message.to, host.clock.boot_ms()) {
-        Pacing::Go => Gate::Go,
-        Pacing::Until(at) => Gate::Paced(at),
-        Pacing::Loop { first } => Gate::Parked { first },
-    }
-}
-
-/// A loop: kept, and put aside for a person; so is what waits of the two already.
-async fn park(host: &Arc<Host>, handle: &PeerHandle, message: &Message, first: bool) {
-    let reason = Hold::Loop.word();
-    let ending = Ending { state: State::Parked, evidence: None, reason: Some(reason.into()), at: host.now_text(), attempt: 0, incarnation: 0 };
-    let (party, key) = (message.to.clone(), message.key());
-    host.store
-        .post("park", move |store| {
-            let (mailbox, disk) = store.mailbox(&party)?;
-            mailbox.finish(&*disk, &key, &ending)
-        })
-        .await;
-    host.ledger.report(&message.id, State::Parked, Some(reason.into()), None, 0, "");
-    host.delivery(Line::new("delivery").with("msg", &message.id).with("to", &message.to).with("state", State::Parked.word()).with("reason", reason));
-    if first {
-        for id in host.ledger.waiting_ids(&message.to) {
-            if host.ledger.view(&id).is_some_and(|v| v.from == message.from && v.reason.as_deref() == Some(Hold::Paced.word())) {
-                handle.event(Event::Withdraw { id, state: State::Parked, reason }).await;
-            }
-        }
-        let why = if message.hops > host.settings.limits.hops {
-            format!("it is {} hops away from a person", message.hops)
-        } else {
-            format!("the two have been paced without a pause for {} s", host.settings.limits.loop_after_secs)
-        };
-        host.notify_operator(format!(
-            "message {} from {} to {} is parked as a loop: {why}; `iapeer queue {} release {}` lets it go on, `drop` ends it",
-            message.id, message.from, message.to, message.to, message.id
-        ))
-        .await;
-    }
-}
-
-fn log_accepted(host: &Host, message: &Message) {
-    host.delivery(
-        Line::new("delivery")
-            .with("msg", &message.id)
-            .with("from", &message.from)
-            .with("to", &message.to)
-            .with("state", State::Accepted.word())
-            .with("len", message.body.len())
-            .with("att", message.attachments.len())
-            .maybe("topic", message.topic.as_ref())
-            .maybe("in_reply_to", message.in_reply_to.as_ref())
-            .with("via", &message.via),
-    );
 }
 
 /// A notice of the system: kept like any message, told once for its key, waking nobody.

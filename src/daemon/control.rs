@@ -2,7 +2,7 @@
 //! wait, done, a fresh self.
 
 use super::accept;
-use super::actor::{PeerHandle, Snapshot};
+use super::handle::{PeerHandle, Snapshot};
 use super::host::Host;
 use super::logs::Line;
 use crate::api::caller::Who;

@@ -4,7 +4,8 @@
 //! Whoever accepts a message takes a [`Promise`] and keeps it, or drops it; the actor hears of either, and
 //! claims nothing else until then.
 
-use super::actor::{Inbox, PeerHandle};
+use super::actor::Inbox;
+use super::handle::PeerHandle;
 use crate::core::message::{Claim, Entry, Message};
 use crate::store::peer_state::SessionRecord;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

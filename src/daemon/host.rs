@@ -1,8 +1,8 @@
 //! What all parts of the daemon share. Each piece of state has one owner; this only says where it is.
 
-use super::actor::PeerHandle;
 use super::capacity::Capacity;
 use super::flow::Flow;
+use super::handle::PeerHandle;
 use super::ledger::Ledger;
 use super::logs::{Line, LogFile};
 use super::store_thread::StoreHandle;

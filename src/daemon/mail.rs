@@ -1,7 +1,7 @@
 //! What is known of mail, and what readers and operators do with it: views, waits, inboxes, the queue.
 
-use super::actor::PeerHandle;
 use super::by_hand::Deciding;
+use super::handle::PeerHandle;
 use super::host::Host;
 use super::ledger::view_of;
 use super::logs::Line;

@@ -12,6 +12,8 @@ pub mod control;
 mod door;
 pub mod ending;
 pub mod flow;
+pub mod hand_over;
+pub mod handle;
 pub mod hearing;
 pub mod host;
 pub mod last_screen;

@@ -1,7 +1,8 @@
 //! Orders about peers, and what is told of them: wake, stop, start, new, attach, list, status, screen.
 
-use super::actor::{Inbox, PeerHandle, Snapshot};
+use super::actor::Inbox;
 use super::by_hand::Touch;
+use super::handle::{PeerHandle, Snapshot};
 use super::host::{Host, runtimes_in};
 use super::logs::Line;
 use super::{accept, ending, pane_logs, router};

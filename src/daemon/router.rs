@@ -1,6 +1,6 @@
 //! From an address to the presence it means, and who may write to it.
 
-use super::actor::PeerHandle;
+use super::handle::PeerHandle;
 use super::host::Host;
 use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Party, Personality, near};

@@ -6,7 +6,7 @@
 //! full) stays due: when it can be, it counts as missed.
 
 use super::accept;
-use super::actor::PeerHandle;
+use super::handle::PeerHandle;
 use super::host::Host;
 use super::logs::Line;
 use super::router;
