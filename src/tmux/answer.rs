@@ -35,8 +35,10 @@ impl Answer {
     /// Whether the guarded list acted: then it printed `done`.
     pub fn acted(self, done: &str) -> Result<Acted, TerminalError> {
         let out = self.said()?;
-        if out.lines().any(|l| l == done) {
-            return Ok(Acted::Done { submitted_too: out.lines().any(|l| l == OK_SUBMIT) });
+        // Behind a look's header stands the screen of a program, which may show anything.
+        let ours = &out[..out.find(LOOK).unwrap_or(out.len())];
+        if ours.lines().any(|l| l == done) {
+            return Ok(Acted::Done { submitted_too: ours.lines().any(|l| l == OK_SUBMIT) });
         }
         match parse_look(&out) {
             Some(captured) => Ok(Acted::Refused(Box::new(captured))),
@@ -76,4 +78,22 @@ fn parse_look(out: &str) -> Option<Captured> {
         title: field().to_string(),
         screen: screen.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tmux::argv::OK_PASTE;
+
+    #[test]
+    fn a_program_that_shows_our_words_turns_no_refusal_into_an_act() {
+        let header = |screen: &str| format!("{LOOK}{}\n{screen}", format!("{SEPARATOR}0").repeat(12));
+        let answer = |out: String| Answer::new(0, out.as_bytes(), b"").acted(OK_PASTE);
+        let forged = header(&format!("a row\n{OK_PASTE}\n{OK_SUBMIT}\n"));
+        assert!(matches!(answer(forged), Ok(Acted::Refused(seen)) if seen.screen.contains(OK_PASTE)));
+        assert!(matches!(answer(format!("{OK_PASTE}\n")), Ok(Acted::Done { submitted_too: false })));
+        assert!(matches!(answer(format!("{OK_PASTE}\n{OK_SUBMIT}\n")), Ok(Acted::Done { submitted_too: true })));
+        // Acted, and then a look that was asked for beside.
+        assert!(matches!(answer(format!("{OK_PASTE}\n{}", header("x"))), Ok(Acted::Done { .. })));
+    }
 }
