@@ -2,7 +2,7 @@
 
 use super::acts::claim_for;
 use super::door::Promise;
-use super::hand_over::{Gate, gate, hand_over, hand_to, log_accepted};
+use super::hand_over::{entry_of, hand_over, hand_to, log_accepted};
 use super::handle::PeerHandle;
 use super::host::Host;
 use super::mail::{self, ALL_FOLDERS};
@@ -11,7 +11,7 @@ use crate::api::caller::Who;
 use crate::api::shapes::{MessageView, SendRequest};
 use crate::core::envelope::{self, FENCE_LEN};
 use crate::core::fault::{Code, Fault};
-use crate::core::message::{Attachment, Claim, Intelligence, Message, MessageId, Stamp};
+use crate::core::message::{Attachment, Intelligence, Message, MessageId, Stamp};
 use crate::core::names::{Incarnation, OPERATOR, Party};
 use crate::core::record::hex;
 use crate::core::sanitize;
@@ -124,38 +124,35 @@ async fn take(host: &Arc<Host>, from: Party, by: Option<Incarnation>, request: S
         reserved.iter().for_each(|id| host.ledger.unreserve(id.as_str()));
         return twin(host, from, by, request, &fresh).await;
     }
-    let gates: Vec<Gate> = messages.iter().map(|m| gate(host, m)).collect();
-    let (kept, mut promise) = keep(host, messages, &gates, &targets, &fresh).await;
+    let (kept, mut promise) = keep(host, messages, &targets, &fresh).await;
     if let Ok(messages) = &kept {
         messages.iter().for_each(|m| host.ledger.accepted(m, host.clock.boot_ms()));
     }
     reserved.iter().for_each(|id| host.ledger.unreserve(id.as_str()));
     let messages = kept.map_err(|e| mail::refuse_store(host, &e))?;
     host.set_degraded(mail::STORE_WRITE, false);
-    for ((message, gate), (place, _)) in messages.into_iter().zip(gates).zip(&fresh) {
-        views[*place] = Some(hand_over(host, message, targets[*place].handle.as_ref(), gate, promise.take(), by).await);
+    for (message, (place, _)) in messages.into_iter().zip(&fresh) {
+        views[*place] = Some(hand_over(host, message, targets[*place].handle.as_ref(), promise.take(), by).await);
     }
     Ok(views.into_iter().flatten().collect())
 }
 
 /// Keeps them all, or none; one that goes to an open session is claimed for it in the same write.
-async fn keep(
-    host: &Arc<Host>,
-    mut messages: Vec<Message>,
-    gates: &[Gate],
-    targets: &[Target],
-    fresh: &[(usize, MessageId)],
-) -> (io::Result<Vec<Message>>, Option<(Promise, Claim)>) {
-    let alone = match (messages.as_slice(), gates, fresh) {
-        ([message], [Gate::Go], [(place, _)]) if !message.raw => targets[*place].handle.as_ref(),
+async fn keep(host: &Arc<Host>, mut messages: Vec<Message>, targets: &[Target], fresh: &[(usize, MessageId)]) -> (io::Result<Vec<Message>>, Option<Promise>) {
+    let alone = match (messages.as_slice(), fresh) {
+        ([message], [(place, _)]) if !message.raw => targets[*place].handle.as_ref(),
         _ => None,
     };
     let promise = alone.and_then(|handle| handle.door.promise(handle));
     match (promise, messages.pop()) {
-        (Some(promise), Some(message)) => {
+        (Some(mut promise), Some(message)) => {
             let claim = claim_for(host, &promise.session, message.id.clone());
             match host.store.keep_claimed(message, claim).await {
-                Ok((message, claim)) => (Ok(vec![message]), claim.map(|claim| (promise, claim))),
+                Ok((message, Some(claim))) => {
+                    promise.stands(entry_of(host, &message, 0), message.clone(), claim);
+                    (Ok(vec![message]), Some(promise))
+                }
+                Ok((message, None)) => (Ok(vec![message]), None),
                 Err(error) => (Err(error), None),
             }
         }
@@ -430,7 +427,7 @@ pub async fn notify(host: &Arc<Host>, to: Party, text: String, about: Option<Mes
                 // Beside: one peer's actor may be telling another, and that one it.
                 Some(handle) => {
                     let host = host.clone();
-                    tokio::spawn(async move { hand_to(&host, &handle, &message, 0).await });
+                    tokio::spawn(async move { hand_to(&host, &handle, &message).await });
                 }
             }
         }

@@ -6,6 +6,7 @@
 
 use super::actor::Inbox;
 use super::handle::PeerHandle;
+use crate::core::Millis;
 use crate::core::message::{Claim, Entry, Message};
 use crate::store::peer_state::SessionRecord;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,7 +53,7 @@ impl Door {
         match std::mem::take(&mut *state) {
             State::Open(session) => {
                 *state = State::Promised;
-                Some(Promise { handle: handle.clone(), session, kept: false })
+                Some(Promise { handle: handle.clone(), session, stands: None, settled: false })
             }
             other => {
                 *state = other;
@@ -65,24 +66,54 @@ impl Door {
 pub struct Promise {
     handle: PeerHandle,
     pub session: Arc<SessionRecord>,
-    kept: bool,
+    /// What stands on disk, and the actor has not been told of yet.
+    stands: Option<Stands>,
+    settled: bool,
+}
+
+struct Stands {
+    entry: Entry,
+    message: Box<Message>,
+    claim: Box<Claim>,
 }
 
 impl Promise {
-    /// The message and its claim are on disk.
-    pub async fn keep(mut self, entry: Entry, message: Message, claim: Claim) {
-        self.kept = true;
-        self.handle.tell(Inbox::Claimed { entry, message: Box::new(message), claim: Box::new(claim) }).await;
+    /// The message and its claim are on disk: from now on the actor hears of them, whatever happens here.
+    pub fn stands(&mut self, entry: Entry, message: Message, claim: Claim) {
+        self.stands = Some(Stands { entry, message: Box::new(message), claim: Box::new(claim) });
+    }
+
+    /// Hands it over; `not_before`: paced until then.
+    pub async fn keep(mut self, not_before: Millis) {
+        if let Some(stands) = &mut self.stands {
+            stands.entry.not_before = not_before;
+        }
+        let told = self.told();
+        self.handle.tell(told).await;
+        self.settled = true;
+    }
+
+    /// The message goes somewhere else.
+    pub fn withdraw(mut self) {
+        self.stands = None;
+    }
+
+    /// What the actor is to hear.
+    fn told(&self) -> Inbox {
+        match &self.stands {
+            Some(Stands { entry, message, claim }) => Inbox::Claimed { entry: entry.clone(), message: message.clone(), claim: claim.clone() },
+            None => Inbox::PromiseBroken,
+        }
     }
 }
 
 impl Drop for Promise {
     fn drop(&mut self) {
-        if !self.kept {
-            let handle = self.handle.clone();
+        if !self.settled {
+            let (handle, told) = (self.handle.clone(), self.told());
             // Beside: nothing can be waited for here.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move { handle.tell(Inbox::PromiseBroken).await });
+                runtime.spawn(async move { handle.tell(told).await });
             }
         }
     }

@@ -8,21 +8,14 @@ use super::ledger::view_of;
 use super::logs::Line;
 use super::mail;
 use crate::api::shapes::{Answer, AnsweredBy, MessageView};
-use crate::core::message::{Claim, Ending, Entry, Hold, Intelligence, Message, State};
+use crate::core::message::{Ending, Entry, Hold, Intelligence, Message, State};
 use crate::core::names::{Incarnation, Party};
 use crate::core::pace::Pacing;
 use crate::core::peer::event::Event;
 use std::sync::Arc;
 
 /// A kept message is told of, and reaches its recipient.
-pub async fn hand_over(
-    host: &Arc<Host>,
-    message: Message,
-    handle: Option<&PeerHandle>,
-    gate: Gate,
-    promise: Option<(Promise, Claim)>,
-    by: Option<Incarnation>,
-) -> MessageView {
+pub async fn hand_over(host: &Arc<Host>, message: Message, handle: Option<&PeerHandle>, promise: Option<Promise>, by: Option<Incarnation>) -> MessageView {
     log_accepted(host, &message);
     if let (Some(inc), Some(sender)) = (by, message.from.peer().and_then(|i| host.existing(i))) {
         let (id, to, in_reply_to) = (message.id.clone(), message.to.clone(), message.in_reply_to.clone());
@@ -43,16 +36,18 @@ pub async fn hand_over(
         );
     }
     let (id, plain) = (message.id.clone(), view_of(&message));
-    match (handle, gate, promise) {
-        (None, ..) => host.tell_operator(&message),
-        (Some(_), _, Some((promise, claim))) => {
-            let entry = entry_of(host, &message, 0);
-            host.ledger.waits(&message.to, &entry);
-            promise.keep(entry, message, claim).await;
-        }
-        (Some(handle), Gate::Go, None) => hand_to(host, handle, &message, 0).await,
-        (Some(handle), Gate::Paced(until), None) => hand_to(host, handle, &message, until).await,
-        (Some(handle), Gate::Parked { first }, None) => park(host, handle, &message, first).await,
+    match handle {
+        None => host.tell_operator(&message),
+        Some(handle) => match gate(host, &message) {
+            Gate::Go => reach(host, handle, &message, 0, promise).await,
+            Gate::Paced(until) => reach(host, handle, &message, until, promise).await,
+            Gate::Parked { first } => {
+                if let Some(promise) = promise {
+                    promise.withdraw();
+                }
+                park(host, handle, &message, first).await
+            }
+        },
     }
     let mut view = host.ledger.view(&id).unwrap_or(plain);
     if let Some(handle) = handle {
@@ -61,12 +56,16 @@ pub async fn hand_over(
     view
 }
 
-fn entry_of(host: &Host, message: &Message, not_before: u64) -> Entry {
+pub fn entry_of(host: &Host, message: &Message, not_before: u64) -> Entry {
     let entry = Entry { not_before, ..message.entry() };
     Entry { due: entry.deadline(&host.stamp()), ..entry }
 }
 
-pub async fn hand_to(host: &Arc<Host>, handle: &PeerHandle, message: &Message, not_before: u64) {
+pub async fn hand_to(host: &Arc<Host>, handle: &PeerHandle, message: &Message) {
+    reach(host, handle, message, 0, None).await;
+}
+
+async fn reach(host: &Arc<Host>, handle: &PeerHandle, message: &Message, not_before: u64, promise: Option<Promise>) {
     let entry = entry_of(host, message, not_before);
     if not_before > 0 {
         host.ledger.report(&message.id, State::Held, Some(Hold::Paced.word().into()), None, 0, "");
@@ -75,17 +74,20 @@ pub async fn hand_to(host: &Arc<Host>, handle: &PeerHandle, message: &Message, n
         );
     }
     host.ledger.waits(&message.to, &entry);
-    handle.event(Event::Accepted(entry)).await;
+    match promise {
+        Some(promise) => promise.keep(not_before).await,
+        None => handle.event(Event::Accepted(entry)).await,
+    }
 }
 
-pub enum Gate {
+enum Gate {
     Go,
     Paced(u64),
     Parked { first: bool },
 }
 
 /// Agents that write to each other without end are slowed down, then parked. Nobody else is.
-pub fn gate(host: &Host, message: &Message) -> Gate {
+fn gate(host: &Host, message: &Message) -> Gate {
     let limits = &host.settings.limits;
     if message.hops > limits.hops {
         return Gate::Parked { first: true };
