@@ -264,22 +264,21 @@ impl Shared {
         let mut logs = self.with_room(most)?;
         let active = logs.active;
         let log = logs.logs[active];
-        let mut entry = log::entry(log.epoch, &logs.moved, &files);
+        let entry = log::entry(log.epoch, &logs.moved, &files);
         let end = log.end + entry.len();
-        if end > log.length {
-            entry.resize(entry.len() + GROWTH.min(self.log_bytes.saturating_sub(end)), 0);
-        }
         let kept = self
-            .disk
-            .overwrite_synced(&self.path(active), log.end as u64, &entry)
-            .and_then(|()| placed.iter().try_for_each(|p| self.disk.create(&p.temp, &p.bytes).and_then(|()| self.disk.rename(&p.temp, &p.kept))));
+            .write(active, log, &entry)
+            .inspect(|length| logs.logs[active].length = *length)
+            .and_then(|_| placed.iter().try_for_each(|p| self.disk.create(&p.temp, &p.bytes).and_then(|()| self.disk.rename(&p.temp, &p.kept))));
         match kept {
             Ok(()) => {
-                logs.logs[active] = Log { end, length: log.length.max(log.end + entry.len()), ..log };
+                logs.logs[active].end = end;
                 logs.moved.clear();
             }
             Err(_) => {
-                // What was refused must not come back after a power cut.
+                // What was refused must not come back after a power cut, also when nothing can be mended: this
+                // needs no room.
+                let _ = self.disk.overwrite_synced(&self.path(active), log.end as u64, &[0; BLOCK]);
                 self.disk.forget(placed);
                 logs.logs[active].failed = true;
                 if !logs.busy {
@@ -293,6 +292,21 @@ impl Shared {
             self.changed.notify_all();
         }
         kept
+    }
+
+    /// Writes an entry where a log ends, and makes its file longer when it has to; the length of the file.
+    fn write(&self, active: usize, log: Log, entry: &[u8]) -> io::Result<usize> {
+        let (path, end) = (self.path(active), log.end + entry.len());
+        if end > log.length {
+            let mut longer = entry.to_vec();
+            longer.resize(entry.len() + GROWTH.min(self.log_bytes.saturating_sub(end)), 0);
+            match self.disk.overwrite_synced(&path, log.end as u64, &longer) {
+                // There may still be room for the entry alone.
+                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
+                written => return written.map(|()| log.end + longer.len()),
+            }
+        }
+        self.disk.overwrite_synced(&path, log.end as u64, entry).map(|()| log.length.max(end))
     }
 
     /// Begins logs anew whose time has come, until the journal is over.
