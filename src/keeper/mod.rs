@@ -14,6 +14,7 @@ mod oom;
 pub mod pane_log;
 pub mod record;
 
+use crate::core::message::ProcessRef;
 use crate::sys::{clock, process, spawn};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill, killpg};
@@ -174,7 +175,8 @@ fn wait_for_agent(agent: Pid, mut watch: Watch, wakeups: &mut Wakeups) -> io::Re
         }
         if wakeups.end_asked() && kill_at.is_none() {
             kill_at = Some(Instant::now() + grace);
-            let children: Vec<i32> = living(std::process::id() as i32).into_iter().filter(|pid| *pid != agent.as_raw()).collect();
+            let mut children = process::descendants(std::process::id() as i32);
+            children.retain(|child| child.pid != agent.as_raw());
             watch.children = Child::long_lived(&children);
             let _ = killpg(agent, Signal::SIGTERM);
             // A stopped group would never see it.
@@ -201,7 +203,7 @@ fn go_on(agent: Pid) {
 fn end_the_rest(watch: &mut Watch, wakeups: &mut Wakeups) -> usize {
     let grace = watch.grace;
     let me = std::process::id() as i32;
-    let rest = living(me);
+    let rest = process::descendants(me);
     if rest.is_empty() {
         return 0;
     }
@@ -212,7 +214,7 @@ fn end_the_rest(watch: &mut Watch, wakeups: &mut Wakeups) -> usize {
     signal_all(&rest, Signal::SIGCONT);
     loop {
         while matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(status) if status != WaitStatus::StillAlive) {}
-        let now = living(me);
+        let now = process::descendants(me);
         if now.is_empty() || began.elapsed() >= grace + VANISH {
             return rest.len();
         }
@@ -226,12 +228,9 @@ fn end_the_rest(watch: &mut Watch, wakeups: &mut Wakeups) -> usize {
     }
 }
 
-fn living(me: i32) -> Vec<i32> {
-    process::descendants(me).into_iter().filter(|pid| process::stat(*pid).is_some_and(|s| s.state != 'Z')).collect()
-}
-
-fn signal_all(pids: &[i32], number: Signal) {
-    for pid in pids {
-        let _ = kill(Pid::from_raw(*pid), number);
+fn signal_all(processes: &[ProcessRef], number: Signal) {
+    for process in processes {
+        // One that is gone needs no signal, and its pid may be another's.
+        let _ = process::signal(process, number);
     }
 }

@@ -121,11 +121,10 @@ const LONG_LIVED_SECS: u64 = 60;
 impl Child {
     /// Those of these processes that have run for long. What bears our own name is left out: the bridges
     /// and hooks that an agent runs are ours.
-    pub fn long_lived(pids: &[i32]) -> Vec<Child> {
+    pub fn long_lived(processes: &[ProcessRef]) -> Vec<Child> {
         let own = process::name(std::process::id() as i32);
-        let found = pids.iter().filter_map(|pid| process::reference(*pid));
-        let child = |p: ProcessRef| Child { pid: p.pid, name: process::name(p.pid), age_secs: process::age_secs(&p) };
-        found.map(child).filter(|c| c.age_secs >= LONG_LIVED_SECS && c.name != own).collect()
+        let child = |p: &ProcessRef| Child { pid: p.pid, name: process::name(p.pid), age_secs: process::age_secs(p) };
+        processes.iter().map(child).filter(|c| c.age_secs >= LONG_LIVED_SECS && c.name != own).collect()
     }
 
     /// Adds to a list what is not in it.
@@ -193,7 +192,7 @@ mod tests {
 
     #[test]
     fn what_has_run_for_long_is_named_once_and_what_has_not_is_not() {
-        let mut named = Child::long_lived(&[1, std::process::id() as i32]);
+        let mut named = Child::long_lived(&[process::reference(1).unwrap(), process::reference(std::process::id() as i32).unwrap()]);
         assert_eq!(named.iter().map(|c| c.pid).collect::<Vec<_>>(), [1], "the first process is as old as the host");
         let again = named.clone();
         Child::add(&mut named, again);

@@ -137,19 +137,20 @@ pub fn ancestors(pid: i32) -> Vec<ProcessRef> {
     chain
 }
 
-/// All processes below `root`, found by their parents.
-pub fn descendants(root: i32) -> Vec<i32> {
-    let mut below: std::collections::HashMap<i32, Vec<i32>> = std::collections::HashMap::new();
+/// All living processes below `root`, found by their parents. Each is named by what the same look has seen of it:
+/// whoever gets its pid later is another.
+pub fn descendants(root: i32) -> Vec<ProcessRef> {
+    let mut below: std::collections::HashMap<i32, Vec<(i32, Stat)>> = std::collections::HashMap::new();
     for pid in all() {
         if let Some(s) = stat(pid) {
-            below.entry(s.parent).or_default().push(pid);
+            below.entry(s.parent).or_default().push((pid, s));
         }
     }
     let mut found = Vec::new();
     let mut todo = vec![root];
     while let Some(pid) = todo.pop() {
-        for child in below.get(&pid).into_iter().flatten() {
-            found.push(*child);
+        for (child, s) in below.get(&pid).into_iter().flatten() {
+            found.extend((s.state != 'Z').then_some(ProcessRef { pid: *child, start: s.start }));
             todo.push(*child);
         }
     }
