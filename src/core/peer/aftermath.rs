@@ -71,6 +71,7 @@ impl Peer {
             attempt: flight.attempt,
             deaths: flight.deaths,
             at_most_once,
+            expired: flight.entry.due.is_some_and(|due| due <= now),
         };
         match recover::decide(&findings) {
             Recovery::Done(evidence) => self.finish_flight(State::Submitted, evidence, fx),
@@ -78,6 +79,7 @@ impl Peer {
             Recovery::AwaitEvidence { .. } if !provable => self.finish_flight(State::Entered, Evidence::None, fx),
             Recovery::AwaitEvidence { attempt } => flight.stage = Stage::Submitted { at: now, attempt: attempt.max(1), unknown: false },
             Recovery::GuardedSubmit => flight.stage = Stage::Pasted { at: now, next: now },
+            Recovery::Expire => self.end_flight(State::Expired, "ttl", fx),
             Recovery::GuardedPaste => {
                 flight.tries = 0;
                 flight.stage = Stage::Waiting;

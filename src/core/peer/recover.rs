@@ -17,6 +17,8 @@ pub struct Findings<'a> {
     /// Deaths under this claim, the present one included.
     pub deaths: u32,
     pub at_most_once: bool,
+    /// Its time to live has passed.
+    pub expired: bool,
 }
 
 /// What is done.
@@ -37,6 +39,8 @@ pub enum Recovery {
     Park,
     /// It ended its agent too often.
     Dead,
+    /// Nothing of it was typed, and its time is over.
+    Expire,
 }
 
 pub fn decide(f: &Findings<'_>) -> Recovery {
@@ -49,6 +53,7 @@ pub fn decide(f: &Findings<'_>) -> Recovery {
             match entered.strip_prefix(mark.as_str()).and_then(|n| n.strip_prefix('#')) {
                 Some(attempt) => Recovery::AwaitEvidence { attempt: attempt.parse().unwrap_or(1) },
                 None if pasted == mark => Recovery::GuardedSubmit,
+                None if f.expired => Recovery::Expire,
                 None => Recovery::GuardedPaste,
             }
         }
@@ -67,13 +72,17 @@ mod tests {
         let id: MessageId = "0199a0b0-0000-7000-8000-000000000001".parse().unwrap();
         let mark = format!("{id}@4");
         let entered = format!("{id}@4#2");
-        let base = Findings { id: &id, incarnation: 4, evidence: None, marks: Some(("", "")), attempt: 1, deaths: 0, at_most_once: false };
+        let base = Findings { id: &id, incarnation: 4, evidence: None, marks: Some(("", "")), attempt: 1, deaths: 0, at_most_once: false, expired: false };
         let check = |f: Findings<'_>, want: Recovery| assert_eq!(decide(&f), want, "{f:?}");
 
         check(Findings { evidence: Some(Evidence::Hook), marks: None, ..base.clone() }, Recovery::Done(Evidence::Hook));
         check(Findings { marks: Some((&mark, &entered)), ..base.clone() }, Recovery::AwaitEvidence { attempt: 2 });
         check(Findings { marks: Some((&mark, "")), ..base.clone() }, Recovery::GuardedSubmit);
         check(base.clone(), Recovery::GuardedPaste);
+        check(Findings { expired: true, ..base.clone() }, Recovery::Expire);
+        // What may be in the agent is past expiring; what goes back into the queue expires there.
+        check(Findings { marks: Some((&mark, "")), expired: true, ..base.clone() }, Recovery::GuardedSubmit);
+        check(Findings { marks: None, deaths: 1, expired: true, ..base.clone() }, Recovery::Redeliver { attempt: 2 });
         // Marks of another message or of another incarnation are not ours.
         check(Findings { marks: Some((&format!("{id}@3"), &format!("{id}@3#1"))), ..base.clone() }, Recovery::GuardedPaste);
         check(Findings { marks: Some((&mark, &format!("{id}@44#1"))), ..base.clone() }, Recovery::GuardedSubmit);
