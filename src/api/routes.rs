@@ -227,7 +227,7 @@ async fn messages(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Calle
     app.operator(&caller, "read the mail of others")?;
     let limit = query.limit.unwrap_or(50).min(10_000);
     // States that only this daemon knows are looked for in what it knows.
-    let on_disk = query.state.filter(|s| s.is_end() || *s == MessageState::Parked);
+    let on_disk = query.state.filter(|s| (s.is_end() && *s != MessageState::Answered) || *s == MessageState::Parked);
     let search =
         Search { peer: query.peer, topic: query.topic, state: on_disk, text: query.text, limit: if on_disk == query.state { limit } else { usize::MAX } };
     let host = app.host.clone();

@@ -8,6 +8,7 @@ use super::logs::Line;
 use super::{accept, ending, pane_logs, router};
 use crate::api::shapes::{AttachView, PeerCounts, PeerView, PresenceView, QueueView, ScreenView, StatusView};
 use crate::core::fault::{Code, Fault};
+use crate::core::message::Hold;
 use crate::core::names::{Identity, Party};
 use crate::core::peer::WantedBy;
 use crate::core::peer::event::Event;
@@ -55,6 +56,11 @@ pub async fn wake(host: &Arc<Host>, handle: &PeerHandle, cause: WantedBy, fresh:
             Ok(AttachView { identity: handle.identity.clone(), incarnation, tmux: host.tmux_program.clone(), socket, pane, woke })
         }
         _ => {
+            if seen.reason.as_deref() == Some(Hold::Capacity.word()) {
+                let most = host.capacity.most;
+                return Err(Fault::new(Code::Capacity, format!("{} waits for room: {most} sessions run, as many as may", handle.identity))
+                    .hint("it starts by itself when one ends; `iapeer list` shows them, limits.live_peers in config.yaml the bound"));
+            }
             let why = seen.last_failure.or(seen.reason).unwrap_or_else(|| "it did not come up in time".into());
             Err(Fault::new(Code::WakeFailed, format!("{} could not be started: {why}", handle.identity))
                 .hint(format!("`iapeer screen {0}` shows what it said last, `iapeer logs {0}` what happened", handle.identity)))
