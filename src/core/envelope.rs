@@ -24,7 +24,7 @@ pub fn fence_fits(fence: &str, body: &[u8]) -> bool {
 /// How a body travels.
 pub enum Carriage<'a> {
     Inline,
-    /// Too large or not neutralisable for the composer: it lies in the recipient's inbox.
+    /// Too large for the composer: it lies in the recipient's inbox.
     File {
         path: &'a str,
     },

@@ -259,7 +259,9 @@ impl Actor {
 
     fn adopt(&mut self, record: SessionRecord) {
         self.host.capacity.note(&self.identity);
-        self.host.note_keeper(&record.keeper, &self.identity, record.incarnation);
+        if record.boot_id == self.host.boot_id {
+            self.host.note_keeper(&record.keeper, &self.identity, record.incarnation);
+        }
         let definition = self.peer.definition.clone();
         self.live = Some(Live::new(&self.host, record, self.inbox.clone(), &definition));
     }
@@ -469,7 +471,7 @@ impl Actor {
             session: self.live.as_ref().map(|l| (l.pane.socket.clone(), l.pane.pane.clone())),
             last_failure: self.last_failure.clone(),
             failures: self.failures,
-            at_rest: peer.doing.is_none(),
+            at_rest: peer.doing.is_none() && !peer.promised,
         };
         self.publish.send_if_modified(|old| {
             let changed = *old != snapshot;

@@ -195,6 +195,11 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             (record.ready, record.seed_due) = (true, seed_due);
             actor.save_session().await;
         }
+        Effect::SaveTrouble { inc, trouble } => {
+            let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
+            Arc::make_mut(&mut live.record).trouble = trouble;
+            actor.save_session().await;
+        }
         Effect::SaveAsked { inc, asked } => {
             let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
             Arc::make_mut(&mut live.record).asked = asked;
@@ -265,6 +270,11 @@ pub(super) fn lost(actor: &mut Actor, event: Event) {
     actor.tasks.spawn(async move { event.into() });
 }
 
+/// A clock that was set back makes a key no newer.
+fn lately(now: i64, at: i64) -> bool {
+    (0..TYPING_SECS).contains(&(now - at))
+}
+
 pub fn look_of(definition: &Definition, captured: &Captured, wall: DateTime<Zone>) -> Look {
     let screen = Screen { cursor: captured.cursor, cursor_shown: captured.cursor_shown, title: captured.title.clone(), ..Screen::parse(&captured.screen) };
     let (class, composer, composer_row) = classify(definition, &screen);
@@ -279,7 +289,7 @@ pub fn look_of(definition: &Definition, captured: &Captured, wall: DateTime<Zone
         in_mode: captured.in_mode,
         input_off: captured.input_off,
         attached: captured.attached,
-        typing: captured.attached > 0 && captured.client_activity.is_some_and(|at| wall.timestamp() - at < TYPING_SECS),
+        typing: captured.attached > 0 && captured.client_activity.is_some_and(|at| lately(wall.timestamp(), at)),
         rows: (0..screen.rows.len()).map(|i| screen.row_text(i)).collect(),
         title: captured.title.clone(),
         mark_pasted: captured.mark_pasted.clone(),

@@ -174,14 +174,16 @@ pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
             follower.abort();
             let _ = follower.await;
         }
+        // After a reboot its pids, and even their start times, may be those of others.
+        let of_this_boot = record.boot_id == host.boot_id;
         let saved = match pane {
-            Some(pane) if process::is_alive(&record.server) => save_screen(&host, pane, &exits).await,
+            Some(pane) if of_this_boot && process::is_alive(&record.server) => save_screen(&host, pane, &exits).await,
             _ => None,
         };
         let screen = saved.or_else(|| Some(last_screen::path(&exits, inc)).filter(|kept| kept.is_file()));
         // A keeper that was killed has left its agent to the kernel and to us; one that lost its terminal
         // is just ending its tree.
-        if let Err(error) = end_processes(&record, &exits, host.settings.term_grace_secs).await {
+        if of_this_boot && let Err(error) = end_processes(&record, &exits, host.settings.term_grace_secs).await {
             tracing::error!(%identity, %error, "what is left of a session does not end");
         }
         if let Err(error) = strays::clear(&host, &identity, |i| i == inc).await {
@@ -191,7 +193,7 @@ pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
             tracing::warn!(%identity, %error, "a tmux server does not end");
         }
         // Its socket may be gone although it runs.
-        if process::signal(&record.server, Signal::SIGTERM) == Ok(true) {
+        if of_this_boot && process::signal(&record.server, Signal::SIGTERM) == Ok(true) {
             gone_within(&record.server, Duration::from_secs(2)).await;
         }
         let tail = pane_logs::keep_tail(&host, &identity, &exits, inc).await;

@@ -17,14 +17,19 @@ use crate::ports::terminal::{PaneRef, StartSpec};
 use crate::runtime::launch::{self, Known, Plan};
 use crate::store::disk::{read_own, replace};
 use crate::store::outbox;
-use crate::store::peer_state::{PeerState, SessionRecord};
+use crate::store::peer_state::{Intent, PeerState, SessionRecord};
 use crate::sys::process;
 use std::sync::Arc;
 
 pub async fn launch(host: &Arc<Host>, identity: &Identity, definition: &Definition, inc: Incarnation, mode: Mode) -> Outcome {
     match try_launch(host, identity, definition, inc, &mode).await {
         Ok(record) => Outcome { event: Event::Launched { inc, result: Ok(()) }, session: Some(Box::new(record)), claim: None },
-        Err(fault) => Event::Launched { inc, result: Err(fault) }.into(),
+        Err(fault) => {
+            // Counted as the failed launch that it is.
+            let dir = host.root.peer_state(identity);
+            host.store.post("intent", move |store| PeerState::at(&*store.disk.clone(), dir.clone()).clear_intent()).await;
+            Event::Launched { inc, result: Err(fault) }.into()
+        }
     }
 }
 
@@ -80,11 +85,23 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
     let dir = host.root.peer_state(identity);
     let launch_path = dir.join(format!("launch-{inc}.json"));
     let bytes = serde_json::to_vec(&file).map_err(|e| other(e.to_string()))?;
+    let resumed = if let Mode::Resume { session_id } = mode { Some(session_id.clone()) } else { None };
+    let intent = Intent {
+        v: 1,
+        act: "waking".into(),
+        incarnation: inc,
+        mode: mode.word().into(),
+        session_id: resumed,
+        at: host.now_text(),
+        boot_id: host.boot_id.clone(),
+    };
     let (state_dir, launch_file, token_file) = (dir.clone(), launch_path.clone(), outbox::token_path(&host.root, identity, inc));
     host.store
         .run(move |store| {
             let disk = store.disk.clone();
-            PeerState::open(&*disk, state_dir)?.write_incarnation(inc)?;
+            let state = PeerState::open(&*disk, state_dir)?;
+            state.write_incarnation(inc)?;
+            state.write_intent(&intent)?;
             disk.create_dir(token_file.parent().unwrap_or(&token_file))?;
             replace(&*disk, &token_file, token.as_bytes())?;
             replace(&*disk, &launch_file, &bytes)
@@ -147,12 +164,19 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
         ready: false,
         seed_due: *mode == Mode::Fresh,
         asked: Vec::new(),
+        trouble: None,
         keeper_protocol: crate::keeper::record::PROTOCOL,
     };
     // Known from here on: a hook of this session may come at any moment.
     host.note_keeper(&record.keeper, identity, inc);
     let (dir, written) = (dir.clone(), record.clone());
-    let kept = host.store.run(move |store| PeerState::open(&*store.disk.clone(), dir)?.write_session(&written)).await;
+    let kept = host.store.run(move |store| {
+        let disk = store.disk.clone();
+        let state = PeerState::open(&*disk, dir)?;
+        state.write_session(&written)?;
+        state.clear_intent()
+    });
+    let kept = kept.await;
     if let Err(error) = kept {
         // A session that nobody could find again must not run.
         let _ = end_processes(&record, &host.root.peer_state(identity).join("exits"), host.settings.term_grace_secs).await;

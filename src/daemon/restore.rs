@@ -6,7 +6,7 @@ use super::ledger::view_of;
 use super::live;
 use super::logs::Line;
 use crate::core::message::MessageId;
-use crate::core::names::{Identity, Party};
+use crate::core::names::{Identity, Incarnation, Party};
 use crate::core::peer::event::{Adopted, DeathCause, HookFact, Restored};
 use crate::keeper::record::{ExitRecord, StartRecord};
 use crate::runtime::hooks::{self, Heard};
@@ -55,7 +55,12 @@ pub async fn restore(host: &Arc<Host>, identity: &Identity) -> Found {
             found.restored.task = scan.task.and_then(|(claim, entry)| claim.taken.map(|evidence| (claim, entry, evidence)));
             match record {
                 Some(record) => sort_session(host, identity, record, &mut found).await,
-                None => found.failure = end_stray(host, identity).await.err(),
+                None => {
+                    if let Some((inc, cause, age_ms)) = lost_launch(host, identity).await {
+                        (found.restored.lost, found.restored.lost_age_ms) = (Some((inc, cause)), age_ms);
+                    }
+                    found.failure = end_stray(host, identity).await.err();
+                }
             }
         }
         Err(error) => {
@@ -119,7 +124,8 @@ async fn sort_session(host: &Arc<Host>, identity: &Identity, record: SessionReco
     if record.boot_id != host.boot_id {
         found.restored.lost = Some((inc, DeathCause::HostReboot));
     } else if process::is_alive(&record.keeper) && process::is_alive(&record.server) {
-        found.restored.adopted = Some(Adopted { inc, ready: record.ready, seed_due: record.seed_due, since: record.woke_ms, asked: record.asked.clone() });
+        found.restored.adopted =
+            Some(Adopted { inc, ready: record.ready, seed_due: record.seed_due, since: record.woke_ms, asked: record.asked.clone(), trouble: record.trouble });
     } else if process::is_alive(&record.keeper) {
         // tmux is gone; its keeper ends the agent by itself, and that is waited for before anything else.
         ending::end_processes(&record, &exits, host.settings.term_grace_secs).await.unwrap_or_else(|error| {
@@ -134,6 +140,31 @@ async fn sort_session(host: &Arc<Host>, identity: &Identity, record: SessionReco
     }
     found.restored.lost_age_ms = live::age_ms(host, &record, &exits);
     found.session = Some(record);
+}
+
+/// A launch that the last daemon did not live to record, and whose agent has ended by itself since: a death like
+/// any other. One that still runs is a stray.
+async fn lost_launch(host: &Arc<Host>, identity: &Identity) -> Option<(Incarnation, DeathCause, u64)> {
+    let dir = host.root.peer_state(identity);
+    let state_dir = dir.clone();
+    let intent = host.store.run(move |store| {
+        let disk = store.disk.clone();
+        let state = PeerState::at(&*disk, state_dir);
+        let intent = state.intent()?;
+        state.clear_intent()?;
+        Ok(intent)
+    });
+    let intent = match intent.await {
+        Ok(intent) => intent.filter(|i| i.boot_id == host.boot_id)?,
+        Err(error) => {
+            tracing::warn!(%identity, %error, "what it was about to do could not be read");
+            return None;
+        }
+    };
+    let exits = dir.join("exits");
+    let (started, ended) = (StartRecord::read(&exits, intent.incarnation)?, ExitRecord::read(&exits, intent.incarnation)?);
+    let age_ms = ending::between_ms(&started.at, &ended.at).unwrap_or(0);
+    (started.boot_id == host.boot_id && !ended.asked).then(|| (intent.incarnation, ended.cause(), age_ms))
 }
 
 /// A keeper that runs although no `session.json` speaks of it: the daemon died between the start of the

@@ -17,7 +17,7 @@ use super::disk::{remove_if_there, replace};
 use crate::core::Millis;
 use crate::core::message::{MessageId, ProcessRef};
 use crate::core::names::{Identity, Incarnation};
-use crate::core::peer::{Armed, Death, Markers, Resumable};
+use crate::core::peer::{Armed, Death, Markers, Resumable, Trouble};
 use crate::core::sanitize;
 use crate::ports::disk::Disk;
 use serde::de::DeserializeOwned;
@@ -57,7 +57,26 @@ pub struct SessionRecord {
     /// Messages of an ephemeral session to others that nobody has answered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub asked: Vec<MessageId>,
+    /// Its usage limit is reached, or it is not logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
     pub keeper_protocol: u32,
+}
+
+/// What is about to be done, written before: a later daemon learns of it when this one does not live to see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    pub v: u32,
+    /// `waking`: the one act whose traces alone do not tell.
+    pub act: String,
+    pub incarnation: Incarnation,
+    /// `fresh` or `resume`.
+    pub mode: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<String>,
+    /// RFC 3339, for people.
+    pub at: String,
+    pub boot_id: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -292,6 +311,17 @@ impl<'a> PeerState<'a> {
     }
     pub fn write_deaths(&self, boot_id: &str, deaths: &[Death]) -> io::Result<()> {
         self.write_json("deaths.json", &Deaths { v: 1, boot_id: boot_id.into(), deaths: deaths.to_vec() })
+    }
+
+    /// The launch that was begun, until its session is recorded or it is known to have failed.
+    pub fn intent(&self) -> io::Result<Option<Intent>> {
+        self.json("intent.json")
+    }
+    pub fn write_intent(&self, intent: &Intent) -> io::Result<()> {
+        self.write_json("intent.json", intent)
+    }
+    pub fn clear_intent(&self) -> io::Result<()> {
+        remove_if_there(self.disk, &self.dir.join("intent.json"))
     }
 
     pub fn incarnation(&self) -> io::Result<Incarnation> {

@@ -195,6 +195,109 @@ fn a_recorded_pid_that_is_somebody_elses_now_signals_nobody() {
     assert!(others.iter_mut().all(Foreign::is_untouched), "{}", host.evidence());
 }
 
+/// Makes the state say that it is of an earlier boot, with other processes in the place of its own.
+fn rebooted(host: &Host, identity: &str, others: Option<[&Foreign; 2]>) {
+    let change = |path: PathBuf, change: &dyn Fn(&mut Value)| {
+        let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut record);
+        std::fs::write(path, record.to_string()).unwrap();
+    };
+    change(host.state_dir(identity).join("session.json"), &|session| {
+        session["boot_id"] = "another".into();
+        for (name, other) in ["keeper", "server"].into_iter().zip(others.into_iter().flatten()) {
+            // To the tick: start times are counted from the boot.
+            let now = process::reference(other.pid()).unwrap();
+            session[name] = json!({"pid": now.pid, "start": now.start});
+        }
+    });
+    change(host.root().join("state/daemon.json"), &|state| state["boot_id"] = "another".into());
+}
+
+/// Ends a session as a reboot does: its processes are gone, and no daemon has seen it.
+fn lose_with_the_host(host: &mut Host, names: &[&str]) {
+    host.kill_daemon();
+    for name in names {
+        let identity = format!("echo-{name}");
+        let keeper = keeper(host, &identity);
+        host.tmux(&identity, &["kill-server"]);
+        host.until("its processes are gone", || !process::is_alive(&keeper));
+    }
+}
+
+#[test]
+fn after_a_reboot_whoever_has_a_recorded_pid_and_start_time_is_not_signalled() {
+    let mut host = Host::with_peers(&["a"]);
+    host.deliver("a", "hello");
+    lose_with_the_host(&mut host, &["a"]);
+    let mut others = [Foreign::new(), Foreign::new()];
+    rebooted(&host, "echo-a", Some([&others[0], &others[1]]));
+    host.start();
+    host.until("the loss is known", || host.lifecycle().contains("cause=host-reboot"));
+    host.deliver("a", "again");
+    assert_eq!(host.presence("a")["incarnation"], 2);
+    assert!(others.iter_mut().all(Foreign::is_untouched), "{}", host.evidence());
+}
+
+#[test]
+fn a_reboot_restores_nobody_what_was_awake_or_all_as_the_settings_say() {
+    for (setting, live) in [("none", vec![]), ("awake", vec!["awake"]), ("all", vec!["asleep", "awake"])] {
+        let mut host = Host::with_config(&format!("restore: {setting}\n"), &["awake", "asleep", "halted", "worker"]);
+        let profile = host.root().join("peers/worker/.iapeer/peer.yaml");
+        let text = std::fs::read_to_string(&profile).unwrap();
+        std::fs::write(&profile, format!("{}\nwake_policy: ephemeral\n", text.replace("wake_policy: warm", ""))).unwrap();
+        host.deliver("awake", "hello");
+        host.run(&["stop", "halted"]).ok();
+        lose_with_the_host(&mut host, &["awake"]);
+        rebooted(&host, "echo-awake", None);
+        host.start();
+        let up = |host: &Host| {
+            let names = ["asleep", "awake", "halted", "worker"];
+            names.into_iter().filter(|n| host.presence(n)["state"] == "live").collect::<Vec<_>>()
+        };
+        host.until("who is to be up is up", || up(&host) == live);
+        assert_eq!(host.presence("halted")["state"], "stopped");
+        if setting == "awake" {
+            assert!(host.lifecycle().contains("mode=resume cause=restore"), "{}", host.lifecycle());
+        }
+        // Only after a reboot.
+        host.run(&["stop", "awake"]).ok();
+        host.run(&["start", "asleep"]).ok();
+        host.stop_daemon();
+        host.start();
+        assert_eq!(up(&host), ["asleep"]);
+    }
+}
+
+#[test]
+fn a_launch_that_no_daemon_lived_to_record_counts_as_the_death_that_it_was() {
+    let mut host = Host::with_peers(&["a"]);
+    host.stop_daemon();
+    let dir = host.state_dir("echo-a");
+    let boot = iapeer::sys::clock::boot_id();
+    let nobody = json!({"pid": i32::MAX, "start": 1});
+    std::fs::create_dir_all(dir.join("exits")).unwrap();
+    let write = |name: &str, value: Value| std::fs::write(dir.join(name), value.to_string()).unwrap();
+    write("intent.json", json!({"v": 1, "act": "waking", "incarnation": 7, "mode": "fresh", "at": "", "boot_id": boot}));
+    let started =
+        json!({"protocol": 1, "identity": "echo-a", "incarnation": 7, "keeper": nobody, "agent": nobody, "at": "2026-11-21T10:00:00+01:00", "boot_id": boot});
+    write("exits/7.start.json", started);
+    let ended =
+        json!({"protocol": 1, "incarnation": 7, "code": 3, "at": "2026-11-21T10:00:02+01:00", "user_ms": 1, "system_ms": 1, "max_rss_kib": 1, "left_over": 0});
+    write("exits/7.exit.json", ended);
+    std::fs::write(dir.join("incarnation"), "7\n").unwrap();
+    host.start();
+    host.until("it is told", || host.lifecycle().contains("ev=death identity=echo-a inc=7 cause=exit-3 age=2s"));
+    assert!(!dir.join("intent.json").exists());
+    host.deliver("a", "hello");
+    assert_eq!(host.presence("a")["incarnation"], 8);
+    assert!(!dir.join("intent.json").exists(), "a launch that is recorded leaves none");
+    // Told once.
+    host.kill_daemon();
+    host.start();
+    host.deliver("a", "again");
+    assert_eq!(host.lifecycle().matches("ev=death").count(), 1, "{}", host.lifecycle());
+}
+
 #[test]
 fn a_lost_tmux_server_leaves_no_agent_and_its_last_screen_and_is_named() {
     let mut host = Host::with_peers(&["a"]);

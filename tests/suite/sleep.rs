@@ -111,6 +111,41 @@ fn a_daemon_that_was_stopped_for_a_while_reaps_nobody_for_it() {
 }
 
 #[test]
+fn ten_seconds_in_which_the_daemon_stands_still_end_and_expire_nothing() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let host = Host::with_config("idle_secs: 30\nboot_deadline_secs: 5\n", &["idle", "turning", "starting", "held"]);
+    for name in ["idle", "turning", "held"] {
+        host.deliver(name, "hello");
+    }
+    // A turn that ends meanwhile; a person's draft, and mail that waits for it; a session that is just starting.
+    host.type_keys("echo-held", &["-l", "half a sentence"]);
+    host.until("the draft is there", || host.screen("held").contains("half a sentence"));
+    host.run(&["send", "held", "later"]).ok();
+    host.until("it waits", || host.presence("held")["reason"] == "draft");
+    host.deliver("turning", "work: 3s\nsay: done");
+    host.run(&["send", "starting", "hello"]).ok();
+    host.until("it starts", || host.lifecycle().contains("ev=wake identity=echo-starting"));
+    let pid = Pid::from_raw(host.daemon_pid());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_secs(10));
+    kill(pid, Signal::SIGCONT).unwrap();
+    host.until("the turn is over", || host.presence("turning")["turn"] == "idle");
+    host.until("the start is over", || host.turns("starting").len() == 1);
+    host.type_keys("echo-held", &["C-u"]);
+    host.until("what waited has arrived", || host.turns("held").len() == 2);
+    host.deliver("idle", "again");
+    for event in ["ev=supervise", "ev=death", "ev=wake-failed", "ev=backoff", "ev=stray-ended"] {
+        assert!(!host.lifecycle().contains(event), "{event}: {}", host.lifecycle());
+    }
+    let log = host.delivery_log();
+    assert!(!log.contains("state=expired") && !log.contains("state=unknown") && !log.contains("redelivered"), "{log}");
+    for name in ["idle", "turning", "starting", "held"] {
+        assert_eq!(host.presence(name)["incarnation"], 1, "{name}");
+    }
+}
+
+#[test]
 fn mail_that_waits_for_a_new_daemon_resumes_its_conversation_too() {
     let mut host = Host::with_peers(&["a"]);
     host.run(&["send", "a", "one", "--topic", "t", "--wait", "submitted", "--timeout", "60"]).ok();

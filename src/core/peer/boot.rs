@@ -28,6 +28,7 @@ impl Peer {
                     up.end = Some(EndWhy::New);
                 }
                 self.session = Session::Up(Box::new(up));
+                self.came_back = false;
                 self.markers.idle_reaped = false;
                 self.markers.fresh_next = replaced;
                 self.markers.ephemeral_armed = None;

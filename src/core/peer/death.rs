@@ -15,6 +15,7 @@ impl Peer {
                 let charge = !cause.by_host() && ending.is_none();
                 self.session = Session::Dead { inc };
                 self.hold = None;
+                self.came_back = ending.is_none();
                 match ending {
                     Some(why) => self.came_to_rest(why, fx),
                     None => self.note_death(inc, cause, now - since, claimed, now, fx),
@@ -122,6 +123,22 @@ impl Peer {
 
     pub(super) fn recent_deaths(&self, now: Millis) -> u32 {
         self.deaths.iter().filter(|d| now.saturating_sub(d.at) < self.timing.crashloop_window_ms).count() as u32
+    }
+
+    /// Whether it was given up on: however long ago that was, only `start` or a session since then lifts it.
+    pub(super) fn gave_up(&self) -> bool {
+        let max = self.timing.crashloop_max as usize;
+        let Some(row) = self.deaths.len().checked_sub(max).map(|from| &self.deaths[from..]) else { return false };
+        let (Some(first), Some(last)) = (row.first(), row.last()) else { return false };
+        last.at.saturating_sub(first.at) < self.timing.crashloop_window_ms && last.incarnation == self.incarnation
+    }
+
+    /// The pause after the last death, as far as it is not over.
+    pub(super) fn pause_again(&mut self, now: Millis) {
+        let Some(last) = self.deaths.last().filter(|d| d.incarnation == self.incarnation) else { return };
+        let until = last.at.saturating_add(self.back_off());
+        // A boot clock does not go back; should it have, nobody waits for it.
+        self.not_before = if until <= now + BACKOFF_MAX_MS { until } else { now };
     }
 
     pub(super) fn check_crash_loop(&mut self, now: Millis, fx: &mut Vec<Effect>) -> bool {

@@ -2,7 +2,7 @@
 
 use super::marker::MarkerChange;
 use super::wake::{Mode, WakeCause};
-use super::{Death, Markers};
+use super::{Death, Markers, Trouble};
 use crate::core::guard::Guard;
 use crate::core::message::{Entry, Evidence, Hold, MessageId, State};
 use crate::core::names::Incarnation;
@@ -85,6 +85,11 @@ pub enum Effect {
         state: State,
     },
     /// The open questions of a session, for the next daemon.
+    /// Keep what stands in the way of its turns, or that nothing does any more.
+    SaveTrouble {
+        inc: Incarnation,
+        trouble: Option<Trouble>,
+    },
     SaveAsked {
         inc: Incarnation,
         asked: Vec<MessageId>,

@@ -1,6 +1,6 @@
 //! Every cause of action of a peer, on one screen.
 
-use super::{Death, Markers, Resumable, WantedBy};
+use super::{Death, Markers, Resumable, Trouble, WantedBy};
 use crate::core::Millis;
 use crate::core::message::{Claim, Entry, Evidence, Hold, MessageId, State};
 use crate::core::names::{Incarnation, Party};
@@ -215,6 +215,8 @@ pub struct Adopted {
     pub since: Millis,
     /// Its own questions that nobody has answered.
     pub asked: Vec<MessageId>,
+    /// Why no turn of it would come to anything, when the last daemon knew.
+    pub trouble: Option<Trouble>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

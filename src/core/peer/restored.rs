@@ -18,6 +18,7 @@ impl Peer {
             let mut up = Up::new(adopted.inc, now);
             up.since = adopted.since.min(now);
             up.asked = adopted.asked;
+            up.trouble = adopted.trouble;
             up.armed = self.marked_done(adopted.inc);
             if self.markers.new_eager {
                 up.ends_after_turn(now);
@@ -46,6 +47,7 @@ impl Peer {
             _ => None,
         };
         let charge_death = rested.is_none() && restored.lost.as_ref().is_some_and(|(_, cause)| !cause.by_host());
+        let restored_unasked = restored.lost.is_some() && rested.is_none();
         let held = restored.claim.as_ref().filter(|(c, _)| !c.released).map(|(c, e)| (c.incarnation, e.id().clone()));
         let task = restored.task.as_ref().map(|(c, e, _)| (c.incarnation, e.id().clone()));
         let claimed = task.or(held);
@@ -74,12 +76,19 @@ impl Peer {
         }
         // What a mark of a session that is gone says of its task has been heard.
         self.settle_armed(fx);
+        self.came_back = restored_unasked;
         if self.frozen() && !self.queue.is_empty() {
             self.set_hold(Some(Hold::Frozen), fx);
+        } else if self.trouble(now).is_some() && !self.queue.is_empty() {
+            self.set_hold(self.trouble(now), fx);
         } else if self.markers.stopped && !self.queue.is_empty() {
             self.set_hold(Some(Hold::Stopped), fx);
         }
-        if self.up().is_none() && self.recent_deaths(now) >= self.timing.crashloop_max && !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
+        if self.up().is_none() && self.not_before <= now {
+            self.pause_again(now);
+        }
+        let loops = self.gave_up() || self.recent_deaths(now) >= self.timing.crashloop_max;
+        if self.up().is_none() && loops && !self.flight.as_ref().is_some_and(Flight::maybe_injected) {
             // Told when it happened.
             self.wanted = None;
             self.set_hold(Some(Hold::CrashLoop), fx);

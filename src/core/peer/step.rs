@@ -30,6 +30,7 @@ impl Peer {
             not_before: 0,
             doing: None,
             promised: false,
+            came_back: false,
             draining: false,
             host_frozen: false,
             removed: false,
@@ -507,7 +508,7 @@ impl Peer {
         let head = self.flight.as_ref().map(|f| &f.entry).or(self.deliverable(now).map(|at| &self.queue[at]));
         let (mode, cause) = wake::decide(self, wanted, head.and_then(|e| e.topic.as_deref()));
         let for_message = head.map(|e| e.id().clone());
-        let again = wanted == Some(WantedBy::Restore) || self.deaths.last().is_some_and(|d| d.incarnation == self.incarnation);
+        let again = wanted == Some(WantedBy::Restore) || self.came_back || self.deaths.last().is_some_and(|d| d.incarnation == self.incarnation);
         self.incarnation += 1;
         let inc = self.incarnation;
         self.session = Session::Launching { inc, fresh: mode == wake::Mode::Fresh, wanted };

@@ -19,10 +19,10 @@ const AFTER_RESET_MS: Millis = 60_000;
 const TAIL: usize = 12;
 
 /// Why no turn would come to anything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
     pub hold: Hold,
-    /// Tried again then; `None`: when the operator says so.
+    /// Tried again then, on the boot clock; `None`: when the operator says so.
     pub until: Option<Millis>,
 }
 
@@ -34,7 +34,10 @@ impl Peer {
     }
 
     pub(super) fn trouble_over(&mut self, fx: &mut Vec<Effect>) {
-        if self.up_mut().is_some_and(|up| up.trouble.take().is_some()) && matches!(self.hold, Some(Hold::Limit | Hold::Login)) {
+        let Some(up) = self.up_mut().filter(|up| up.trouble.is_some()) else { return };
+        up.trouble = None;
+        fx.push(Effect::SaveTrouble { inc: up.inc, trouble: None });
+        if matches!(self.hold, Some(Hold::Limit | Hold::Login)) {
             self.set_hold(None, fx);
         }
     }
@@ -64,6 +67,7 @@ impl Peer {
         let until = (hold == Hold::Limit).then_some(now + pause);
         if let Some(up) = self.up_mut() {
             up.trouble = Some(Trouble { hold, until });
+            fx.push(Effect::SaveTrouble { inc: up.inc, trouble: up.trouble });
         }
         if let Some(task) = &mut self.task {
             // That turn was none.

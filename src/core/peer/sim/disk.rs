@@ -10,6 +10,7 @@ pub struct Recorded {
     pub seed_due: bool,
     pub woke: Millis,
     pub asked: Vec<MessageId>,
+    pub trouble: Option<Trouble>,
     /// Its keeper was told to end it.
     pub ordered: bool,
 }
@@ -67,7 +68,7 @@ impl Disk {
             Mode::Fresh => format!("s{inc}"),
             Mode::Resume { session_id } => session_id.clone(),
         };
-        self.session = Some(Recorded { inc, ready: false, seed_due: *mode == Mode::Fresh, woke: now, asked: Vec::new(), ordered: false });
+        self.session = Some(Recorded { inc, ready: false, seed_due: *mode == Mode::Fresh, woke: now, asked: Vec::new(), trouble: None, ordered: false });
         self.resumable = Some(Resumable { session_id, transcript: None, proven: false });
         self.resumable.clone()
     }
@@ -90,6 +91,11 @@ impl Disk {
             Effect::MarkReady { inc, seed_due } => {
                 if let Some(session) = self.session.as_mut().filter(|s| s.inc == *inc) {
                     (session.ready, session.seed_due) = (true, *seed_due);
+                }
+            }
+            Effect::SaveTrouble { inc, trouble } => {
+                if let Some(session) = self.session.as_mut().filter(|s| s.inc == *inc) {
+                    session.trouble = *trouble;
                 }
             }
             Effect::SaveAsked { inc, asked } => {
@@ -153,6 +159,7 @@ impl Disk {
                 seed_due: s.seed_due,
                 since: s.woke,
                 asked: s.asked.clone(),
+                trouble: s.trouble,
             }),
             lost: session.filter(|s| alive != Some(s.inc)).map(|s| (s.inc, cause)),
             lost_age_ms: session.map_or(0, |s| now - s.woke),
