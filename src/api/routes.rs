@@ -183,6 +183,9 @@ async fn wake(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, 
     app.operator(&caller, "wake peers")?;
     let request: WakeRequest = body(&bytes)?;
     let handle = router::resolve(&app.host, &peer)?;
+    if request.fresh && !request.cut_turn {
+        orders::refuse_running_turn(&handle).await?;
+    }
     Ok(Json(orders::wake(&app.host, &handle, request.cause, request.fresh).await?))
 }
 

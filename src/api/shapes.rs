@@ -138,6 +138,9 @@ pub struct MessageView {
     /// Whether a session was started for it.
     #[serde(default)]
     pub woke: bool,
+    /// How: a fresh conversation or its earlier one, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake: Option<WakeView>,
     pub accepted: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub submitted: Option<String>,
@@ -149,6 +152,15 @@ pub struct MessageView {
     #[serde(default)]
     pub attempt: u32,
     pub len: usize,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WakeView {
+    /// `fresh` or `resume`.
+    pub mode: String,
+    /// A cause of `docs/lifecycle.md`, and the same in words.
+    pub cause: String,
+    pub why: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -334,6 +346,9 @@ pub struct WakeRequest {
     /// Replace a live session by a fresh one.
     #[serde(default)]
     pub fresh: bool,
+    /// Also one whose turn is running.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cut_turn: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]

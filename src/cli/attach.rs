@@ -9,7 +9,7 @@ use crate::core::fault::{Code, Fault};
 use crate::core::names::Identity;
 use crate::core::peer::WantedBy;
 use crate::store::layout::Root;
-use std::io::IsTerminal;
+use std::io::{BufRead, IsTerminal};
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,9 +21,25 @@ pub async fn attach(root: &Root, args: AttachArgs) -> Outcome {
     }
     let mut client = connect_or_start(root).await?;
     let path = format!("/v1/peers/{}/wake", segment(&args.peer));
-    let view: AttachView = client.post(&path, &WakeRequest { cause: WantedBy::Attach, fresh: args.fresh }, WAKE).await?;
+    let view = wake(&mut client, &path, WakeRequest { cause: WantedBy::Attach, fresh: args.fresh, cut_turn: args.yes }).await?;
     drop(client);
     open(root, &view, args.read_only).await
+}
+
+/// Asks for a session; a fresh one in the place of one whose turn runs only when the person here says so.
+pub async fn wake(client: &mut Client, path: &str, request: WakeRequest) -> Result<AttachView, Fault> {
+    match client.post(path, &request, WAKE).await {
+        Err(fault) if fault.code == Code::Conflict && request.fresh && !request.cut_turn && std::io::stdin().is_terminal() => {
+            say(&format!("{} Replace it? [y/N]", fault.message));
+            let mut answer = String::new();
+            let _ = std::io::stdin().lock().read_line(&mut answer);
+            if !matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+                return Err(fault);
+            }
+            client.post(path, &WakeRequest { cut_turn: true, ..request }, WAKE).await
+        }
+        answer => answer,
+    }
 }
 
 /// Hands this terminal to the session's own tmux, with the server's own program.

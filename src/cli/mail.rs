@@ -161,7 +161,15 @@ fn print(views: &[MessageView], as_json: bool) {
     match (views, as_json) {
         ([one], true) => json(one),
         (many, true) => json(&many),
-        (many, false) => many.iter().for_each(|view| out(&format!("{}\n", line_of(view)))),
+        (many, false) => {
+            for view in many {
+                out(&format!("{}\n", line_of(view)));
+                if let Some(wake) = view.wake.as_ref().filter(|_| view.submitted.is_none() && !view.state.is_end()) {
+                    let how = if wake.mode == "resume" { "resumes its conversation" } else { "starts fresh" };
+                    say(&format!("{} was asleep and {how}: {}", view.to, wake.why));
+                }
+            }
+        }
     }
 }
 

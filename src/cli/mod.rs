@@ -329,6 +329,9 @@ struct AttachArgs {
     /// Start a fresh conversation instead of resuming.
     #[arg(long)]
     fresh: bool,
+    /// With `--fresh`: also when a turn is running, without asking.
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Args)]
@@ -377,7 +380,7 @@ struct HookArgs {
 #[derive(Parser)]
 #[command(no_binary_name = true)]
 struct RuntimeArgs {
-    /// Make this folder a peer without asking.
+    /// Make this folder a peer, and replace a session whose turn is running, without asking.
     #[arg(long)]
     yes: bool,
     /// Replace a live session.

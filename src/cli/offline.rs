@@ -86,6 +86,7 @@ fn view(id: MessageId, from: Party, to: Party, request: &SendRequest, sent: Stri
         in_reply_to: request.in_reply_to.clone(),
         position: None,
         woke: false,
+        wake: None,
         accepted: sent,
         submitted: None,
         answered: None,

@@ -178,7 +178,8 @@ pub async fn runtime(root: &Root, words: Vec<String>, as_json: bool) -> Outcome 
     let as_json = as_json || args.json;
     let mut client = connect_or_start(root).await?;
     let path = format!("/v1/peers/{}/wake", segment(&identity.to_string()));
-    let view: AttachView = client.post(&path, &WakeRequest { cause: WantedBy::FolderLaunch, fresh: args.fresh }, WAKE).await?;
+    let request = WakeRequest { cause: WantedBy::FolderLaunch, fresh: args.fresh, cut_turn: args.yes };
+    let view = attach::wake(&mut client, &path, request).await?;
     if !view.woke {
         say(&format!("{identity} is live already (incarnation {}); `--fresh` replaces it", view.incarnation));
     }

@@ -7,6 +7,7 @@ use super::ending;
 use super::host::Host;
 use super::launching;
 use super::logs::Line;
+use crate::api::shapes::WakeView;
 use crate::core::envelope::{self, Carriage};
 use crate::core::guard::{Fact, FactSet, Guard};
 use crate::core::message::{Claim, Ending, Entry, Evidence, Message, MessageId};
@@ -61,7 +62,8 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
                     .maybe("for", for_message.as_ref()),
             );
             if let Some(id) = for_message {
-                host.ledger.change(&id, |v| v.woke = true);
+                let wake = WakeView { mode: mode.word().into(), cause: cause.word().into(), why: cause.why().into() };
+                host.ledger.change(&id, |v| (v.woke, v.wake) = (true, Some(wake)));
             }
             actor.tasks.spawn(async move { launching::launch(&host, &identity, &definition, inc, mode).await });
         }
@@ -217,7 +219,10 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
 async fn tell(actor: &mut Actor, host: &Arc<Host>, effect: Effect) {
     let line = |event: &str| Line::new(event).with("identity", &actor.identity);
     match effect {
-        Effect::Held { inc, reason, message } => host.lifecycle(line("held").maybe("inc", inc).with("reason", reason).maybe("msg", message)),
+        Effect::Held { inc, reason, message } => {
+            let until = actor.peer.held_until().map(|at| host.text_of(at));
+            host.lifecycle(line("held").maybe("inc", inc).with("reason", reason).maybe("msg", message).maybe("until", until));
+        }
         Effect::Released { inc, was, message } => host.lifecycle(line("released").maybe("inc", inc).maybe("reason", was).maybe("msg", message)),
         Effect::Ready { inc, ms } => host.lifecycle(line("ready").with("inc", inc).with("ms", ms)),
         Effect::WakeFailed { inc, reason, detail } => {
@@ -244,7 +249,10 @@ async fn tell(actor: &mut Actor, host: &Arc<Host>, effect: Effect) {
             host.lifecycle(line("marker").maybe("inc", inc).with("file", file).with("change", change.word()).with("by", "file"));
         }
         Effect::CrashLoop { count } => host.lifecycle(line("crash-loop").with("count", count).with("until", "iapeer start")),
-        Effect::Backoff { until_ms } => host.lifecycle(line("backoff").with("wait", format!("{until_ms}ms"))),
+        Effect::Backoff { until_ms, count } => {
+            let until = host.text_of(host.clock.boot_ms() + until_ms);
+            host.lifecycle(line("backoff").with("wait", format!("{until_ms}ms")).with("until", until).with("count", count));
+        }
         Effect::Notice { text } => host.notify_operator(text).await,
         _ => {}
     }

@@ -66,7 +66,9 @@ pub async fn compact(host: &Arc<Host>, who: &Who, handle: &PeerHandle) -> Result
         return Err(Fault::new(Code::Conflict, format!("{} is {}: there is nothing to compact", handle.identity, handle.snapshot().state)));
     }
     let request = SendRequest { raw: true, ..SendRequest::new(Recipients::One(handle.identity.to_string()), text, Via::Cli) };
-    accept::send(host, who, request).await
+    let sent = accept::send(host, who, request).await?;
+    host.lifecycle(Line::new("compact").with("identity", &handle.identity).maybe("inc", handle.snapshot().incarnation).with("by", "operator"));
+    Ok(sent)
 }
 
 /// What a script may wait for: a state of the peer, or of its turn.

@@ -2,7 +2,7 @@
 
 use super::accept::intelligence;
 use super::door::Promise;
-use super::handle::PeerHandle;
+use super::handle::{PeerHandle, Snapshot};
 use super::host::Host;
 use super::ledger::view_of;
 use super::logs::Line;
@@ -13,6 +13,14 @@ use crate::core::names::{Incarnation, Party};
 use crate::core::pace::Pacing;
 use crate::core::peer::event::Event;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Longest that an answer waits for what a sleeper makes of its mail, while the remains of its last session are collected.
+const FORETELL: Duration = Duration::from_millis(500);
+
+fn asleep(snapshot: &Snapshot) -> bool {
+    snapshot.restored && snapshot.state == "asleep"
+}
 
 /// A kept message is told of, and reaches its recipient.
 pub async fn hand_over(host: &Arc<Host>, message: Message, handle: Option<&PeerHandle>, promise: Option<Promise>, by: Option<Incarnation>) -> MessageView {
@@ -48,6 +56,11 @@ pub async fn hand_over(host: &Arc<Host>, message: Message, handle: Option<&PeerH
                 park(host, handle, &message, first).await
             }
         },
+    }
+    if let Some(handle) = handle.filter(|h| !h.identity.runtime.is_none() && asleep(&h.snapshot())) {
+        // Whether it is woken for this, and how, is known once it has heard of it.
+        handle.settled().await;
+        handle.wait_until(FORETELL, |s| !asleep(s)).await;
     }
     let mut view = host.ledger.view(&id).unwrap_or(plain);
     if let Some(handle) = handle {

@@ -8,6 +8,7 @@ use super::logs::{Line, LogFile};
 use super::store_thread::StoreHandle;
 use super::strays::Search;
 use super::watcher::Touched;
+use crate::core::Millis;
 use crate::core::message::{Entry, Message, ProcessRef, Stamp, State};
 use crate::core::names::{Identity, Incarnation, Party, Personality, RuntimeName};
 use crate::core::profile::Profile;
@@ -179,6 +180,13 @@ impl Host {
     }
     pub fn now_text(&self) -> String {
         self.clock.local().to_rfc3339_opts(chrono::SecondsFormat::Secs, false)
+    }
+
+    /// A moment of the boot clock, for people.
+    pub fn text_of(&self, boot_ms: Millis) -> String {
+        let ahead = i64::try_from(boot_ms).unwrap_or(i64::MAX).saturating_sub(i64::try_from(self.clock.boot_ms()).unwrap_or(0));
+        let at = self.clock.local().checked_add_signed(chrono::TimeDelta::try_milliseconds(ahead).unwrap_or_default());
+        at.map_or_else(|| self.now_text(), |at| at.to_rfc3339_opts(chrono::SecondsFormat::Secs, false))
     }
 
     pub fn degraded(&self) -> Vec<String> {

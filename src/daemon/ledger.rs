@@ -217,6 +217,7 @@ pub fn view_of(message: &Message) -> MessageView {
         in_reply_to: message.in_reply_to.clone(),
         position: None,
         woke: false,
+        wake: None,
         accepted: message.sent.clone(),
         submitted: None,
         answered: None,

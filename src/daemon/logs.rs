@@ -38,6 +38,7 @@ pub const LIFECYCLE_EVENTS: &[&str] = &[
     "unfreeze",
     "remove",
     "interrupt",
+    "compact",
     "attach",
     "detach",
     "refresh",

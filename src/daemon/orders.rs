@@ -72,6 +72,16 @@ async fn restored(handle: &PeerHandle) -> Snapshot {
     handle.wait_until(Duration::from_secs(10), |s| s.restored).await.unwrap_or_else(|| handle.snapshot())
 }
 
+/// Whoever replaces a session by the way is asked before a running turn is lost.
+pub async fn refuse_running_turn(handle: &PeerHandle) -> Result<(), Fault> {
+    let snapshot = restored(handle).await;
+    match snapshot.turn.filter(|turn| *turn != "idle") {
+        Some(turn) => Err(Fault::new(Code::Conflict, format!("{}: a turn is running ({turn}), and would be lost", handle.identity))
+            .hint(format!("`--yes` replaces it all the same; `iapeer screen {}` shows what it does", handle.identity))),
+        None => Ok(()),
+    }
+}
+
 pub fn stopped(identity: &Identity) -> Fault {
     Fault::new(Code::PeerStopped, format!("{identity} is stopped")).hint(format!("`iapeer start {identity}` starts it"))
 }

@@ -161,3 +161,97 @@ fn a_peer_that_is_kept_alive_comes_back_without_mail_and_a_stopped_one_does_not(
     host.run(&["stop", "a"]).ok();
     assert_eq!(host.presence("a")["state"], "stopped");
 }
+
+#[test]
+fn a_limit_and_a_login_hold_under_the_next_daemon_too() {
+    for (words, reason) in [("say: too much for today", "limit"), ("say: please log in", "login")] {
+        let mut host = with_troubles("");
+        host.deliver("a", words);
+        let id = host.run(&["send", "a", "next", "--json"]).ok().json()["id"].as_str().unwrap().to_string();
+        host.until("held", || host.message(&id)["reason"] == reason);
+        assert_eq!(host.lifecycle().contains(" until="), reason == "limit", "{}", host.lifecycle());
+        host.kill_daemon();
+        host.start();
+        host.until("held again", || host.presence("a")["reason"] == reason);
+        assert_eq!(host.turns("a").len(), 1, "nothing more was typed");
+        host.run(&["start", "a"]).ok();
+        host.until("it goes when the operator says so", || host.message(&id)["state"] == "submitted");
+        // And is forgotten.
+        host.kill_daemon();
+        host.start();
+        host.deliver("a", "and on");
+    }
+}
+
+#[test]
+fn whoever_writes_to_a_sleeper_hears_how_it_wakes_and_why() {
+    let host = Host::with_config("idle_secs: 1\n", &["a"]);
+    let send = |words: &[&str]| host.run(&[&["send", "a", "hello"], words].concat()).ok();
+    let sleeps = || drop(host.run(&["wait", "a", "--until", "asleep", "--timeout", "30"]).ok());
+    assert!(send(&["--topic", "t"]).err.contains("echo-a was asleep and starts fresh: it has not run before"));
+    host.until("it has it", || host.turns("a").len() == 1);
+    sleeps();
+    let fresh = send(&[]);
+    assert!(fresh.err.contains("starts fresh: no topic; `--topic T` or `iapeer attach` resumes"), "{fresh:?}");
+    host.until("it has it", || host.turns("a").len() == 2);
+    assert_eq!(send(&[]).err, "", "it is awake");
+    host.until("it has it", || host.turns("a").len() == 3);
+    host.run(&["send", "a", "hello", "--topic", "t", "--wait", "submitted", "--timeout", "30"]).ok();
+    sleeps();
+    let resumed = host.run(&["send", "a", "hello", "--topic", "t", "--json"]).ok().json();
+    assert_eq!((&resumed["wake"]["mode"], &resumed["wake"]["cause"]), (&"resume".into(), &"idle-reaped-resume".into()), "{resumed}");
+    // What nobody starts is no wake.
+    host.run(&["stop", "a"]).ok();
+    let waits = host.run(&["send", "a", "hello", "--queue", "--json"]).ok().json();
+    assert!(waits["wake"].is_null(), "{waits}");
+}
+
+#[test]
+fn a_session_whose_turn_runs_is_not_replaced_by_the_way() {
+    let host = Host::with_peers(&["a"]);
+    let folder = host.root().join("peers/a");
+    let fresh = |words: &[&str]| {
+        let mut command = host.command(&[&["echo", "--fresh", "--detached", "--json"], words].concat());
+        let ran: crate::harness::Ran = command.current_dir(&folder).stdin(std::process::Stdio::null()).output().unwrap().into();
+        ran
+    };
+    host.deliver("a", "work: 600s");
+    host.run(&["wait", "a", "--until", "working", "--timeout", "10"]).ok();
+    let refused = fresh(&[]);
+    assert!(refused.code == 3 && refused.err.contains("a turn is running") && refused.err.contains("--yes"), "{refused:?}");
+    assert_eq!((incarnation(&host, "echo-a"), host.presence("a")["turn"].as_str().unwrap()), (1, "working"));
+    assert_eq!(fresh(&["--yes"]).ok().json()["incarnation"], 2);
+    // Without a turn nobody is asked.
+    host.run(&["wait", "a", "--until", "idle", "--timeout", "10"]).ok();
+    assert_eq!(fresh(&[]).ok().json()["incarnation"], 3);
+}
+
+#[test]
+fn a_turn_that_no_interrupt_ends_is_told_of_and_forced() {
+    let host = Host::new();
+    host.define("stubborn", "[\"{iapeer}\", echo-agent]");
+    let path = host.root().join("runtimes/stubborn.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    // A key that the program takes no notice of.
+    let deaf = text.replace("  interrupt: Escape\n", "  interrupt: C-q\n").replace("    key: Escape\n", "    key: C-q\n") + "\n  compact: \"note: shorter\"\n";
+    assert_eq!(deaf.matches("C-q").count(), 2);
+    std::fs::write(&path, deaf).unwrap();
+    host.run(&["create", "a", "--runtime", "stubborn"]).ok();
+    let mut host = host;
+    host.start();
+    host.deliver("a", "hello");
+    host.run(&["wait", "a", "--until", "idle", "--timeout", "10"]).ok();
+    host.run(&["compact", "a"]).ok();
+    assert!(host.lifecycle().contains("ev=compact identity=stubborn-a inc=1 by=operator"), "{}", host.lifecycle());
+    host.run(&["wait", "a", "--until", "idle", "--timeout", "10"]).ok();
+    host.deliver("a", "work: 600s");
+    host.run(&["wait", "a", "--until", "working", "--timeout", "10"]).ok();
+    let refused = host.run(&["interrupt", "a"]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.err.contains("has not ended within") && refused.err.contains("--force"), "{refused:?}");
+    assert_eq!((incarnation(&host, "stubborn-a"), host.presence("a")["turn"].as_str().unwrap()), (1, "working"));
+    host.run(&["interrupt", "a", "--force"]).ok();
+    host.until("its session is over", || host.session("stubborn-a").is_none());
+    assert!(host.lifecycle().contains("by=\"operator --force\""), "{}", host.lifecycle());
+    assert!(!host.lifecycle().contains("ev=death"), "{}", host.lifecycle());
+}

@@ -106,16 +106,21 @@ impl Peer {
         // out to be the cause, and then its deaths leave the ring.
         let open = self.flight.as_ref().is_some_and(Flight::maybe_injected) || self.task.is_some();
         if (open || !self.check_crash_loop(now, fx)) && (!self.queue.is_empty() || self.flight.is_some()) {
-            fx.push(Effect::Backoff { until_ms: back_off });
+            fx.push(Effect::Backoff { until_ms: back_off, count: self.row() });
         }
+    }
+
+    /// Deaths in a row, the last one included.
+    fn row(&self) -> u32 {
+        let last = self.deaths.last().map_or(0, |d| d.incarnation);
+        let in_row = |(n, d): &(usize, &Death)| d.age_ms < STABLE_MS && d.incarnation + *n as u64 == last;
+        self.deaths.iter().rev().enumerate().take_while(in_row).count() as u32
     }
 
     /// Doubles with each death in a row, which a session ends that lived long, or that ended in order; then a
     /// share of that, by lot, so that peers that died together do not come back together.
     fn back_off(&self) -> Millis {
-        let last = self.deaths.last().map_or(0, |d| d.incarnation);
-        let in_row = |(n, d): &(usize, &Death)| d.age_ms < STABLE_MS && d.incarnation + *n as u64 == last;
-        let row = self.deaths.iter().rev().enumerate().take_while(in_row).count() as u32;
+        let (last, row) = (self.deaths.last().map_or(0, |d| d.incarnation), self.row());
         let most = BACKOFF_MS.saturating_mul(1 << row.saturating_sub(1).min(10)).min(BACKOFF_MAX_MS);
         let lot = last.wrapping_add(self.identity.to_string().bytes().fold(0, |h: u64, b| h.wrapping_mul(31).wrapping_add(b.into())));
         lot.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (most + 1)

@@ -192,6 +192,8 @@ pub enum Effect {
     },
     Backoff {
         until_ms: u64,
+        /// Deaths in a row.
+        count: u32,
     },
     /// Tell the sender, once, that a message will not be delivered.
     TellSender {

@@ -498,6 +498,15 @@ impl Peer {
         fx.push(effect);
     }
 
+    /// When what holds it is over by itself.
+    pub fn held_until(&self) -> Option<Millis> {
+        match self.hold? {
+            Hold::Limit => self.up()?.trouble?.until,
+            Hold::Backoff | Hold::Capacity => Some(self.not_before),
+            _ => None,
+        }
+    }
+
     /// Keeps or changes the hold reason; a change is said once.
     fn set_hold(&mut self, hold: Option<Hold>, fx: &mut Vec<Effect>) {
         if self.hold == hold {

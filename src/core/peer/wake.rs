@@ -57,6 +57,27 @@ impl WakeCause {
     }
 }
 
+impl WakeCause {
+    /// The same for a person who has just written to a sleeper.
+    pub fn why(self) -> &'static str {
+        match self {
+            WakeCause::FolderLaunch | WakeCause::SoftReload => "a fresh conversation was ordered",
+            WakeCause::SelfFresh => "it asked for a fresh session of itself",
+            WakeCause::Attach => "somebody attaches",
+            WakeCause::Restore => "the host was rebooted",
+            WakeCause::EphemeralPolicy => "each task gets a session of its own",
+            WakeCause::CrashOrSelfClose => "its last session ended by itself",
+            WakeCause::FirstWake => "it has not run before",
+            WakeCause::CrashResume => "its profile resumes also after a crash",
+            WakeCause::IdleReapedHuman => "it faces a person, or its profile always resumes",
+            WakeCause::IdleReapedNoTopic => "no topic; `--topic T` or `iapeer attach` resumes",
+            WakeCause::IdleReapedNewTopic => "it does not know this topic; one that it knows or `iapeer attach` resumes",
+            WakeCause::IdleReapedResume => "it knows this topic",
+            WakeCause::IdleReapedNoResume => "the transcript of its conversation is gone",
+        }
+    }
+}
+
 /// The table of `docs/lifecycle.md`, first match wins. `topic` is that of the message that wakes it.
 pub fn decide(peer: &Peer, wanted: Option<WantedBy>, topic: Option<&str>) -> (Mode, WakeCause) {
     let proven = peer.resumable.as_ref().filter(|r| r.proven).map(|r| Mode::Resume { session_id: r.session_id.clone() });

@@ -276,7 +276,8 @@ impl Sim {
             }
             ["marker", name, on] => assert_eq!(w.disk.marked(name), *on == "on", "the marker {name}"),
             ["back-off", "within", time] => {
-                let wait = w.told.iter().rev().find_map(|e| if let Effect::Backoff { until_ms } = e { Some(*until_ms) } else { None }).expect("no back-off");
+                let wait =
+                    w.told.iter().rev().find_map(|e| if let Effect::Backoff { until_ms, .. } = e { Some(*until_ms) } else { None }).expect("no back-off");
                 assert!(wait <= duration(time), "it waits for {wait} ms");
             }
             ["pastes", n, inc, count] => {
