@@ -33,11 +33,12 @@ pub fn run() -> (u32, Vec<String>) {
     let port = Port::open();
     let mut want = Vec::new();
     let mut points = 0;
-    for act in [PASTE, SUBMIT] {
+    // Paste and submit as two lists, and both in one.
+    for (act, together) in [(PASTE, false), (SUBMIT, false), (PASTE, true)] {
         for n in 1.. {
             let id: MessageId = new_id().parse().unwrap();
             port.shim.plan(id.as_str(), act, n);
-            (0..2).for_each(|_| port.paste(&id));
+            (0..2).for_each(|_| port.paste(&id, together));
             (0..2).for_each(|_| port.submit(&id));
             want.extend(format!("\x1b[200~{id}\x1b[201~\r").into_bytes());
             if port.shim.outcome(id.as_str()).is_some_and(|told| told.starts_with(UNTOUCHED)) {
@@ -81,8 +82,9 @@ impl Port {
     }
 
     /// One guarded call; a killed client is an error and says nothing of what happened.
-    fn paste(&self, id: &MessageId) {
-        let paste = Paste { id: id.clone(), text: id.to_string(), guard: Default::default(), leave_mode: false, submit: None };
+    fn paste(&self, id: &MessageId, together: bool) {
+        let submit = together.then(|| KeyName(CR.into()));
+        let paste = Paste { id: id.clone(), text: id.to_string(), guard: Default::default(), leave_mode: false, submit };
         let _ = self.runtime.block_on(self.driver.paste(self.pane.clone(), paste));
     }
 
