@@ -138,6 +138,17 @@ pub struct Stamp {
     pub unix: i64,
 }
 
+impl Stamp {
+    /// Seconds since then. Within one boot by its clock, which no wall clock moves.
+    pub fn age_secs(&self, now: &Stamp) -> i64 {
+        if self.boot_id == now.boot_id {
+            i64::try_from(now.boot_ms.saturating_sub(self.boot_ms) / 1000).unwrap_or(i64::MAX)
+        } else {
+            now.unix.saturating_sub(self.unix)
+        }
+    }
+}
+
 /// A file that travels with a message: a copy in the recipient's inbox, named by its content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {

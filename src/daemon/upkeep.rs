@@ -203,11 +203,11 @@ async fn forget(host: &Arc<Host>) {
         }
     }
     let limits = &host.settings.limits;
-    let before = host.clock.utc().timestamp() - (limits.done_days * 86_400) as i64;
+    let (stamp, most_secs) = (host.stamp(), (limits.done_days * 86_400) as i64);
     for name in host.disk.list(&host.root.all_peer_states()).unwrap_or_default() {
         let Some(party) = name.to_str().and_then(|n| n.parse::<Party>().ok()) else { continue };
-        let (queue, records) = (host.root.party_state(&party).join("queue"), limits.done_records);
-        match host.store.run(move |store| shelf::prune(&*store.disk, &queue, before, records)).await {
+        let (queue, records, now) = (host.root.party_state(&party).join("queue"), limits.done_records, stamp.clone());
+        match host.store.run(move |store| shelf::prune(&*store.disk, &queue, &now, most_secs, records)).await {
             Ok(forgotten) => host.ledger.forget(&forgotten),
             Err(error) => tracing::warn!(%error, %party, "old mail could not be removed"),
         }

@@ -18,6 +18,9 @@ pub struct KeyRecord {
     pub id: MessageId,
     /// Unix second of its first use.
     pub at: i64,
+    /// The same by all clocks; records of an older version have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<Stamp>,
     /// SHA-256 of what was to be sent, hex.
     pub payload: String,
 }
@@ -33,7 +36,7 @@ pub enum Keyed {
 
 /// Ties a key to an id, before the message is accepted: a crash between the two leaves the same id for
 /// the next try.
-pub fn tie_key(disk: &dyn Disk, queue: &Path, from: &Party, key: &str, payload: &str, id: &MessageId, at: i64) -> io::Result<Keyed> {
+pub fn tie_key(disk: &dyn Disk, queue: &Path, from: &Party, key: &str, payload: &str, id: &MessageId, now: &Stamp) -> io::Result<Keyed> {
     let path = key_path(queue, from, key);
     match disk.read(&path, 4096) {
         Ok(bytes) => {
@@ -45,7 +48,7 @@ pub fn tie_key(disk: &dyn Disk, queue: &Path, from: &Party, key: &str, payload: 
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    let record = KeyRecord { v: 1, id: id.clone(), at, payload: payload.into() };
+    let record = KeyRecord { v: 1, id: id.clone(), at: now.unix, stamp: Some(now.clone()), payload: payload.into() };
     disk.create_dir(&queue.join("keys"))?;
     replace(disk, &path, &serde_json::to_vec(&record).map_err(io::Error::other)?)?;
     Ok(Keyed::Is(id.clone()))
@@ -85,9 +88,9 @@ fn again(disk: &dyn Disk, mailbox: &Mailbox, key: &Key, now: &Stamp, from: &[&st
     Ok(message.entry())
 }
 
-/// Forgets the oldest of what was delivered, acknowledged or given up: beyond `records`, or accepted before
-/// `before` (Unix seconds). Returns the ids that are known no more.
-pub fn prune(disk: &dyn Disk, queue: &Path, before: i64, records: usize) -> io::Result<Vec<MessageId>> {
+/// Forgets the oldest of what was delivered, acknowledged or given up: beyond `records`, or accepted more than
+/// `most_secs` ago. Returns the ids that are known no more.
+pub fn prune(disk: &dyn Disk, queue: &Path, now: &Stamp, most_secs: i64, records: usize) -> io::Result<Vec<MessageId>> {
     let mut forgotten = Vec::new();
     for (folder, note) in [("done", "end"), ("dead", "why")] {
         let dir = queue.join(folder);
@@ -97,7 +100,7 @@ pub fn prune(disk: &dyn Disk, queue: &Path, before: i64, records: usize) -> io::
         by_age.sort_by_key(|k| k.seq);
         for (place, key) in by_age.into_iter().enumerate() {
             // In the order of acceptance: the first that stays is the end.
-            if place >= excess && accepted_at(disk, queue, &key, folder) >= before {
+            if place >= excess && age_secs(disk, queue, &key, folder, now) <= most_secs {
                 break;
             }
             remove_if_there(disk, &dir.join(key.file_name()))?;
@@ -108,17 +111,18 @@ pub fn prune(disk: &dyn Disk, queue: &Path, before: i64, records: usize) -> io::
     for name in disk.list(&queue.join("keys")).unwrap_or_default() {
         let path = queue.join("keys").join(&name);
         let known = disk.read(&path, 4096).ok().and_then(|b| serde_json::from_slice::<KeyRecord>(&b).ok());
-        if known.is_some_and(|k| k.at < before || forgotten.contains(&k.id)) {
+        let age = |key: &KeyRecord| key.stamp.as_ref().map_or(now.unix - key.at, |stamp| stamp.age_secs(now));
+        if known.is_some_and(|k| age(&k) > most_secs || forgotten.contains(&k.id)) {
             remove_if_there(disk, &path)?;
         }
     }
     Ok(forgotten)
 }
 
-/// When a message was accepted; its id is the caller's and proves nothing, unless there is nothing else.
-fn accepted_at(disk: &dyn Disk, queue: &Path, key: &Key, folder: &str) -> i64 {
+/// How long ago a message was accepted; its id is the caller's and proves nothing, unless there is nothing else.
+fn age_secs(disk: &dyn Disk, queue: &Path, key: &Key, folder: &str, now: &Stamp) -> i64 {
     let stamp = read_record(disk, queue, key, &[folder]).ok().and_then(|m| m.stamp);
-    stamp.map_or((key.id.unix_ms() / 1000) as i64, |s| s.unix)
+    stamp.map_or(now.unix - (key.id.unix_ms() / 1000) as i64, |s| s.age_secs(now))
 }
 
 #[cfg(test)]
@@ -134,16 +138,20 @@ mod tests {
         format!("{}-{}-7000-8000-000000000001", &time[..8], &time[8..]).parse().unwrap()
     }
 
+    fn stamp(boot: &str, unix: i64) -> Stamp {
+        Stamp { boot_id: boot.into(), boot_ms: 1, unix }
+    }
+
     #[test]
     fn a_key_stands_for_one_message() {
         let dir = tempfile::tempdir().unwrap();
         let from: Party = "echo-a".parse().unwrap();
-        let tie = |key: &str, payload: &str, ms| tie_key(&OsDisk, dir.path(), &from, key, payload, &id(ms), 1).unwrap();
+        let tie = |key: &str, payload: &str, ms| tie_key(&OsDisk, dir.path(), &from, key, payload, &id(ms), &stamp("b", 1)).unwrap();
         assert_eq!(tie("k", "p", 1), Keyed::Is(id(1)));
         assert_eq!(tie("k", "p", 2), Keyed::Is(id(1)), "the first id stays");
         assert_eq!(tie("k", "other", 3), Keyed::Conflict(id(1)));
         assert_eq!(tie("k2", "p", 4), Keyed::Is(id(4)));
-        assert_eq!(tie_key(&OsDisk, dir.path(), &Party::Operator, "k", "p", &id(5), 1).unwrap(), Keyed::Is(id(5)), "another sender's key");
+        assert_eq!(tie_key(&OsDisk, dir.path(), &Party::Operator, "k", "p", &id(5), &stamp("b", 1)).unwrap(), Keyed::Is(id(5)), "another sender's key");
     }
 
     #[test]
@@ -154,16 +162,18 @@ mod tests {
         let done = Ending { state: State::Submitted, evidence: None, reason: None, at: String::new(), attempt: 1, incarnation: 1 };
         for n in 1..=5u64 {
             // An id from a clock that is wrong forgets nothing early.
-            let stamp = Stamp { boot_id: "b".into(), boot_ms: 1, unix: n as i64 };
-            let message = Message { id: id(n), seq: n, stamp: Some(stamp), ..sample(b"x") };
+            let at = stamp("b", n as i64);
+            let message = Message { id: id(n), seq: n, stamp: Some(at.clone()), ..sample(b"x") };
             mailbox.enqueue(&OsDisk, &message).unwrap();
-            tie_key(&OsDisk, &queue, &message.from, &n.to_string(), "p", &message.id, n as i64).unwrap();
+            tie_key(&OsDisk, &queue, &message.from, &n.to_string(), "p", &message.id, &at).unwrap();
             if n < 5 {
                 mailbox.finish(&OsDisk, &message.entry().key, &done).unwrap();
             }
         }
-        assert_eq!(prune(&OsDisk, &queue, 2, 10).unwrap(), [id(1)], "by age");
-        assert_eq!(prune(&OsDisk, &queue, 0, 2).unwrap(), [id(2)], "by count");
+        let ten_days_on = Stamp { boot_ms: 60_000, ..stamp("b", 864_000) };
+        assert_eq!(prune(&OsDisk, &queue, &ten_days_on, 600, 10).unwrap(), [], "a wall clock that jumps makes nothing older");
+        assert_eq!(prune(&OsDisk, &queue, &stamp("later", 11), 9, 10).unwrap(), [id(1)], "by age");
+        assert_eq!(prune(&OsDisk, &queue, &stamp("later", 11), 100, 2).unwrap(), [id(2)], "by count");
         let names = |folder: &str| OsDisk.list(&queue.join(folder)).unwrap().len();
         assert_eq!((names("new"), names("done"), names("keys")), (1, 4, 3), "what waits stays, notes go with their records");
     }
