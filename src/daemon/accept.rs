@@ -249,8 +249,8 @@ fn payload(request: &SendRequest) -> String {
 async fn tie_key(host: &Arc<Host>, from: &Party, to: &Party, key: &str, payload: &str, id: MessageId) -> Result<MessageId, Fault> {
     let (queue, from, key, payload) = (host.root.party_state(to).join("queue"), from.clone(), key.to_string(), payload.to_string());
     let (sender, named) = (from.clone(), key.clone());
-    let now = host.stamp();
-    let tied = host.store.run(move |store| shelf::tie_key(&*store.disk, &queue, &from, &key, &payload, &id, &now)).await;
+    let at = host.clock.utc().timestamp();
+    let tied = host.store.run(move |store| shelf::tie_key(&*store.disk, &queue, &from, &key, &payload, &id, at)).await;
     match tied.map_err(|e| mail::refuse_store(host, &e))? {
         Keyed::Is(id) => Ok(id),
         Keyed::Conflict(id) => Err(Fault::new(Code::KeyConflict, format!("the key {named:?} of {sender} was used for another message, {id}"))
@@ -406,11 +406,11 @@ pub async fn notify(host: &Arc<Host>, to: Party, text: String, about: Option<Mes
         attachments: Vec::new(),
         body: text.into_bytes(),
     };
-    let now = host.stamp();
+    let at = host.clock.utc().timestamp();
     let kept = host.store.run(move |store| {
         if let Some(key) = &message.idempotency_key {
             let queue = store.root.party_state(&message.to).join("queue");
-            if shelf::tie_key(&*store.disk, &queue, &message.from, key, "notice", &message.id, &now)? != Keyed::Is(message.id.clone()) {
+            if shelf::tie_key(&*store.disk, &queue, &message.from, key, "notice", &message.id, at)? != Keyed::Is(message.id.clone()) {
                 return Ok(None);
             }
         }

@@ -21,7 +21,7 @@ use crate::core::peer::obstacle;
 use crate::core::runtime::{Definition, Frame};
 use crate::core::screen::Screen;
 use crate::keeper::record::{Child, ExitRecord, StartRecord};
-use crate::ports::terminal::{Acted, PaneRef};
+use crate::ports::terminal::{Acted, Captured, PaneRef};
 use crate::store::disk::{OsDisk, replace};
 use crate::store::peer_state::{PeerState, SessionRecord};
 use crate::sys::process;
@@ -34,6 +34,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// How long a terminal gets to show the last words of its program.
+pub const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Between tries to end a session that does not end.
 const END_PAUSE: Duration = Duration::from_secs(30);
 /// How long the next frame of the quit keys may take to show.
@@ -160,11 +162,11 @@ pub async fn end_keeper(keeper: &ProcessRef, agent: Option<&ProcessRef>, grace_s
 /// server too, and its end is written down.
 pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
     let Some(live) = actor.live.as_mut() else {
-        return lost(actor, Event::Collected { inc });
+        return lost(actor, Event::Collected { inc, last: None });
     };
     let (record, children, follower) = (live.record.clone(), live.children.clone(), live.screen.take());
     let pane = pane(actor, inc);
-    let told = actor.death_of(inc);
+    let (told, definition) = (actor.death_of(inc), actor.peer.definition.clone());
     actor.tasks.spawn(async move {
         let (identity, exits) = (record.identity.clone(), exits_of(&host, &record));
         let cause = told.as_ref().map_or_else(|| live::cause_of(&record, &exits).to_string(), |t| t.cause.clone());
@@ -177,10 +179,13 @@ pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
         // After a reboot its pids, and even their start times, may be those of others.
         let of_this_boot = record.boot_id == host.boot_id;
         let saved = match pane {
-            Some(pane) if of_this_boot && process::is_alive(&record.server) => save_screen(&host, pane, &exits).await,
+            Some(pane) if of_this_boot && process::is_alive(&record.server) => {
+                save_screen(&host, pane, &exits, if told.is_some() { LAST_WORDS } else { Duration::ZERO }).await
+            }
             _ => None,
         };
-        let screen = saved.or_else(|| Some(last_screen::path(&exits, inc)).filter(|kept| kept.is_file()));
+        let last = saved.as_ref().filter(|_| told.is_some()).map(|(_, seen)| Box::new(look_of(&definition, seen, host.wall())));
+        let screen = saved.map(|(path, _)| path).or_else(|| Some(last_screen::path(&exits, inc)).filter(|kept| kept.is_file()));
         // A keeper that was killed has left its agent to the kernel and to us; one that lost its terminal
         // is just ending its tree.
         if of_this_boot && let Err(error) = end_processes(&record, &exits, host.settings.term_grace_secs).await {
@@ -219,7 +224,7 @@ pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
         host.forget_keeper(&record.keeper);
         let dir = host.root.peer_state(&identity);
         host.store.post("session end", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.clear_session()).await;
-        Event::Collected { inc }.into()
+        Event::Collected { inc, last }.into()
     });
 }
 
@@ -228,12 +233,25 @@ fn name_children(children: &[Child]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// Keeps what the terminal of a session shows; returns where.
-pub async fn save_screen(host: &Host, pane: PaneRef, exits: &Path) -> Option<PathBuf> {
+/// What a terminal shows whose program has ended. The end of a process is known before tmux has read its last words;
+/// a tmux that never hears of the end (3.3a of Debian) is not waited for.
+async fn last_look(host: &Host, pane: PaneRef, most: Duration) -> Option<Captured> {
+    let patience = Instant::now() + most;
+    loop {
+        let captured = host.terminal.look(pane.clone()).await.ok()?;
+        if captured.dead || Instant::now() >= patience {
+            return Some(captured);
+        }
+        tokio::time::sleep(LAST_WORDS / 10).await;
+    }
+}
+
+/// Keeps what the terminal of a session shows; returns where, and what.
+pub async fn save_screen(host: &Host, pane: PaneRef, exits: &Path, patience: Duration) -> Option<(PathBuf, Captured)> {
     let path = last_screen::path(exits, pane.incarnation);
-    let captured = host.terminal.look(pane).await.ok()?;
+    let captured = last_look(host, pane, patience).await?;
     match replace(&OsDisk, &path, Screen::parse(&captured.screen).text().as_bytes()) {
-        Ok(()) => Some(path),
+        Ok(()) => Some((path, captured)),
         Err(error) => {
             tracing::warn!(%error, path = %path.display(), "the last screen could not be kept");
             None

@@ -1,13 +1,14 @@
 //! What happens to a mailbox beside delivery: idempotency keys, an operator's second try, retention.
 
 use super::disk::{remove_if_there, replace};
-use super::mailbox::{Mailbox, RecordFault, keys_in, read_record};
+use super::mailbox::{ALL_FOLDERS, Mailbox, RecordFault, keys_in, read_record};
 use crate::core::message::{Entry, Key, MessageId, Stamp};
 use crate::core::names::Party;
 use crate::core::record::hex;
 use crate::ports::disk::Disk;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -18,9 +19,6 @@ pub struct KeyRecord {
     pub id: MessageId,
     /// Unix second of its first use.
     pub at: i64,
-    /// The same by all clocks; records of an older version have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stamp: Option<Stamp>,
     /// SHA-256 of what was to be sent, hex.
     pub payload: String,
 }
@@ -36,7 +34,7 @@ pub enum Keyed {
 
 /// Ties a key to an id, before the message is accepted: a crash between the two leaves the same id for
 /// the next try.
-pub fn tie_key(disk: &dyn Disk, queue: &Path, from: &Party, key: &str, payload: &str, id: &MessageId, now: &Stamp) -> io::Result<Keyed> {
+pub fn tie_key(disk: &dyn Disk, queue: &Path, from: &Party, key: &str, payload: &str, id: &MessageId, at: i64) -> io::Result<Keyed> {
     let path = key_path(queue, from, key);
     match disk.read(&path, 4096) {
         Ok(bytes) => {
@@ -48,7 +46,7 @@ pub fn tie_key(disk: &dyn Disk, queue: &Path, from: &Party, key: &str, payload: 
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    let record = KeyRecord { v: 1, id: id.clone(), at: now.unix, stamp: Some(now.clone()), payload: payload.into() };
+    let record = KeyRecord { v: 1, id: id.clone(), at, payload: payload.into() };
     disk.create_dir(&queue.join("keys"))?;
     replace(disk, &path, &serde_json::to_vec(&record).map_err(io::Error::other)?)?;
     Ok(Keyed::Is(id.clone()))
@@ -108,11 +106,13 @@ pub fn prune(disk: &dyn Disk, queue: &Path, now: &Stamp, most_secs: i64, records
             forgotten.push(key.id);
         }
     }
+    let folders = ALL_FOLDERS.iter().map(|folder| queue.join(folder));
+    let kept: HashSet<MessageId> = folders.flat_map(|dir| keys_in(disk, &dir)).map(|key| key.id).collect();
     for name in disk.list(&queue.join("keys")).unwrap_or_default() {
         let path = queue.join("keys").join(&name);
         let known = disk.read(&path, 4096).ok().and_then(|b| serde_json::from_slice::<KeyRecord>(&b).ok());
-        let age = |key: &KeyRecord| key.stamp.as_ref().map_or(now.unix - key.at, |stamp| stamp.age_secs(now));
-        if known.is_some_and(|k| age(&k) > most_secs || forgotten.contains(&k.id)) {
+        // A key lives as long as its message; one whose message was never accepted, as long as any.
+        if known.is_some_and(|k| forgotten.contains(&k.id) || (!kept.contains(&k.id) && now.unix - k.at > most_secs)) {
             remove_if_there(disk, &path)?;
         }
     }
@@ -146,12 +146,12 @@ mod tests {
     fn a_key_stands_for_one_message() {
         let dir = tempfile::tempdir().unwrap();
         let from: Party = "echo-a".parse().unwrap();
-        let tie = |key: &str, payload: &str, ms| tie_key(&OsDisk, dir.path(), &from, key, payload, &id(ms), &stamp("b", 1)).unwrap();
+        let tie = |key: &str, payload: &str, ms| tie_key(&OsDisk, dir.path(), &from, key, payload, &id(ms), 1).unwrap();
         assert_eq!(tie("k", "p", 1), Keyed::Is(id(1)));
         assert_eq!(tie("k", "p", 2), Keyed::Is(id(1)), "the first id stays");
         assert_eq!(tie("k", "other", 3), Keyed::Conflict(id(1)));
         assert_eq!(tie("k2", "p", 4), Keyed::Is(id(4)));
-        assert_eq!(tie_key(&OsDisk, dir.path(), &Party::Operator, "k", "p", &id(5), &stamp("b", 1)).unwrap(), Keyed::Is(id(5)), "another sender's key");
+        assert_eq!(tie_key(&OsDisk, dir.path(), &Party::Operator, "k", "p", &id(5), 1).unwrap(), Keyed::Is(id(5)), "another sender's key");
     }
 
     #[test]
@@ -163,9 +163,9 @@ mod tests {
         for n in 1..=5u64 {
             // An id from a clock that is wrong forgets nothing early.
             let at = stamp("b", n as i64);
-            let message = Message { id: id(n), seq: n, stamp: Some(at.clone()), ..sample(b"x") };
+            let message = Message { id: id(n), seq: n, stamp: Some(at), ..sample(b"x") };
             mailbox.enqueue(&OsDisk, &message).unwrap();
-            tie_key(&OsDisk, &queue, &message.from, &n.to_string(), "p", &message.id, &at).unwrap();
+            tie_key(&OsDisk, &queue, &message.from, &n.to_string(), "p", &message.id, n as i64).unwrap();
             if n < 5 {
                 mailbox.finish(&OsDisk, &message.entry().key, &done).unwrap();
             }

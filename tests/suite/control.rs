@@ -184,6 +184,27 @@ fn a_limit_and_a_login_hold_under_the_next_daemon_too() {
 }
 
 #[test]
+fn a_program_that_ends_for_want_of_a_login_is_no_crash() {
+    let mut host = with_troubles("");
+    host.define("acme", "[\"sh\", \"-c\", \"echo please log in; exit 4\"]");
+    let path = host.root().join("runtimes/acme.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text + "\nlimits:\n  - {is: login, pattern: '^ *please log in$'}\n").unwrap();
+    host.kill_daemon();
+    host.start();
+    host.run(&["start", "a"]);
+    host.until("held for its login", || host.presence("a")["reason"] == "login");
+    let id = host.run(&["send", "a", "next", "--json"]).ok().json()["id"].as_str().unwrap().to_string();
+    host.until("its mail waits", || host.message(&id)["reason"] == "login");
+    assert!(host.lifecycle().contains("ev=death identity=acme-a inc=1 cause=exit-4"), "{}", host.lifecycle());
+    assert_eq!(host.lifecycle().matches("ev=wake ").count(), 1, "it is not started again by itself\n{}", host.lifecycle());
+    assert!(host.run(&["inbox"]).ok().out.contains("asks for a login"));
+    host.run(&["start", "a"]);
+    host.until("it is tried again when the operator says so", || host.lifecycle().matches("ev=wake ").count() == 2);
+    host.until("and held again", || host.presence("a")["reason"] == "login");
+}
+
+#[test]
 fn whoever_writes_to_a_sleeper_hears_how_it_wakes_and_why() {
     let host = Host::with_config("idle_secs: 1\n", &["a"]);
     let send = |words: &[&str]| host.run(&[&["send", "a", "hello"], words].concat()).ok();

@@ -180,8 +180,10 @@ pub enum Event {
         result: Result<(), String>,
     },
     /// The dead session's remains are saved and removed.
+    /// `last`: what the terminal of one that died showed.
     Collected {
         inc: Incarnation,
+        last: Option<Box<Look>>,
     },
 }
 

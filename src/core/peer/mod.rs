@@ -501,7 +501,7 @@ impl Peer {
     /// When what holds it is over by itself.
     pub fn held_until(&self) -> Option<Millis> {
         match self.hold? {
-            Hold::Limit => self.up()?.trouble?.until,
+            Hold::Limit => self.up().map_or(Some(self.not_before), |up| up.trouble?.until),
             Hold::Backoff | Hold::Capacity => Some(self.not_before),
             _ => None,
         }

@@ -95,7 +95,7 @@ impl Peer {
             && self.retired.is_none()
             && !self.resting
             && !self.frozen()
-            && !matches!(self.hold, Some(Hold::CrashLoop | Hold::ProfileInvalid | Hold::MissingBinary))
+            && !matches!(self.hold, Some(Hold::CrashLoop | Hold::ProfileInvalid | Hold::MissingBinary | Hold::Login))
     }
 
     pub(super) fn take(&mut self, event: Event, now: Millis, fx: &mut Vec<Effect>) {
@@ -288,10 +288,11 @@ impl Peer {
                 self.check_crash_loop(now, fx);
             }
             Event::Ended { inc, result } => self.ended(inc, result, now, fx),
-            Event::Collected { inc } => {
+            Event::Collected { inc, last } => {
                 if self.session == (Session::Dead { inc }) {
                     self.finished(Doing::Collect);
                     self.session = Session::None;
+                    self.mind_last_words(inc, last.as_deref(), now, fx);
                 }
             }
             // An event of an incarnation that is gone.

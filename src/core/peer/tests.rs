@@ -321,7 +321,8 @@ impl World {
             }
             Effect::Collect { inc } => {
                 self.disk.session = None;
-                Event::Collected { inc }
+                let last = (!self.rows.is_empty()).then(|| Box::new(self.look()));
+                Event::Collected { inc, last }
             }
             other => panic!("{other:?}"),
         }

@@ -63,8 +63,7 @@ impl Peer {
         let Some(up) = self.up_mut().filter(|up| up.judge_at.is_some_and(|at| at <= now)) else { return };
         up.judge_at = None;
         let Some((hold, end)) = said(look, &self.definition) else { return };
-        let pause = end.map_or(LIMIT_RETRY_MS, |end| u64::try_from((end - look.wall).num_milliseconds()).unwrap_or(0) + AFTER_RESET_MS);
-        let until = (hold == Hold::Limit).then_some(now + pause);
+        let until = over_at(hold, end, look, now);
         if let Some(up) = self.up_mut() {
             up.trouble = Some(Trouble { hold, until });
             fx.push(Effect::SaveTrouble { inc: up.inc, trouble: up.trouble });
@@ -73,6 +72,22 @@ impl Peer {
             // That turn was none.
             task.turned = false;
         }
+        self.tell_trouble(hold, end, fx);
+    }
+
+    /// A program that ended because it has no login or no allowance, and says so in its last words, is no crash: it
+    /// is not started again before that is over.
+    pub(super) fn mind_last_words(&mut self, inc: Incarnation, last: Option<&Look>, now: Millis, fx: &mut Vec<Effect>) {
+        // One that was killed had no last words.
+        let died = self.deaths.last().is_some_and(|d| d.incarnation == inc && d.cause.starts_with("exit-"));
+        let Some((look, (hold, end))) = last.filter(|_| died).and_then(|look| Some((look, said(look, &self.definition)?))) else { return };
+        self.deaths.pop();
+        fx.push(Effect::SaveDeaths(self.deaths.clone()));
+        self.not_before = over_at(hold, end, look, now).unwrap_or(now);
+        self.tell_trouble(hold, end, fx);
+    }
+
+    fn tell_trouble(&mut self, hold: Hold, end: Option<DateTime<Zone>>, fx: &mut Vec<Effect>) {
         self.set_hold(Some(hold), fx);
         let what = match (hold, end) {
             (Hold::Limit, Some(end)) => format!("its usage limit is reached until {}; what waits is tried then", end.format("%Y-%m-%d %H:%M")),
@@ -81,6 +96,12 @@ impl Peer {
         };
         fx.push(Effect::Notice { text: format!("{0}: {what} (`iapeer attach {0}` shows it, `iapeer start {0}` tries again at once)", self.identity) });
     }
+}
+
+/// When a limit is over; a missing login is over when somebody says so.
+fn over_at(hold: Hold, end: Option<DateTime<Zone>>, look: &Look, now: Millis) -> Option<Millis> {
+    let pause = end.map_or(LIMIT_RETRY_MS, |end| u64::try_from((end - look.wall).num_milliseconds()).unwrap_or(0) + AFTER_RESET_MS);
+    (hold == Hold::Limit).then_some(now + pause)
 }
 
 /// What the rows of the last turn say, and when that is over if they say so.

@@ -51,7 +51,7 @@ fn sleeper(peer: &Peer, now: Millis) -> &'static str {
     match peer.hold {
         _ if peer.markers.stopped => "start",
         _ if peer.retired.is_some() => "its profile",
-        Some(Hold::CrashLoop | Hold::MissingBinary | Hold::ProfileInvalid) => "start",
+        Some(Hold::CrashLoop | Hold::MissingBinary | Hold::ProfileInvalid | Hold::Login) => "start",
         _ => panic!("it never wakes: {}", brief(peer)),
     }
 }

@@ -182,7 +182,7 @@ fn free(world: &World, idle_agent: bool) -> bool {
     }
     match &peer.session {
         Session::None => {
-            let held = matches!(peer.hold, Some(Hold::CrashLoop | Hold::MissingBinary | Hold::ProfileInvalid));
+            let held = matches!(peer.hold, Some(Hold::CrashLoop | Hold::MissingBinary | Hold::ProfileInvalid | Hold::Login));
             !held && peer.not_before <= now && peer.mail_wakes(now)
         }
         Session::Up(up) if up.ready_at.is_some() && up.end.is_none() => {
