@@ -1,8 +1,7 @@
 //! `explain`: why a message or a peer is where it is, and what would change that.
 
 use super::mail::line_of;
-use super::{Done, Outcome, json, out, queue};
-use crate::api::client::{ANSWER, Client};
+use super::{Done, Outcome, json, out, queue, show};
 use crate::api::shapes::{MessageView, PeerView, PresenceView};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::{Hold, MessageId, State};
@@ -103,7 +102,7 @@ fn why_held(reason: &str, to: &str) -> String {
 }
 
 async fn peer(root: &Root, name: &str, as_json: bool) -> Outcome {
-    let peers: Vec<PeerView> = Client::connect(root).await?.get("/v1/peers", ANSWER).await?;
+    let (peers, _): (Vec<PeerView>, bool) = show::ask(root, "/v1/peers", "peers").await?;
     let is = |p: &PeerView, r: &PresenceView| p.personality.as_str() == name || r.identity.to_string() == name;
     let found: Vec<(&PeerView, &PresenceView)> = peers.iter().flat_map(|p| p.runtimes.iter().map(move |r| (p, r))).filter(|(p, r)| is(p, r)).collect();
     if found.is_empty() {

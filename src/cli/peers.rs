@@ -112,7 +112,9 @@ fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs,
         crate::store::disk::create_dir(&folder).map_err(|source| registry::RegistryError::Io { path: folder.clone(), source })?;
         // The registry knows a folder by its one true path.
         let true_path = folder.canonicalize().map_err(|source| registry::RegistryError::Io { path: folder.clone(), source })?;
-        r.enter(&profile, &true_path, path)
+        r.enter(&profile, &true_path, path)?;
+        // Before the registry names it: whoever reads that finds a whole peer.
+        profile_file::save(&folder, &profile).map_err(|e| registry::RegistryError::Io { path: folder.clone(), source: std::io::Error::other(e.to_string()) })
     };
     registry::update(root, enter).map_err(|e| {
         if made {
@@ -120,7 +122,6 @@ fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs,
         }
         Fault::new(Code::Conflict, e.to_string())
     })?;
-    profile_file::save(&folder, &profile).map_err(invalid)?;
     Ok(profile)
 }
 

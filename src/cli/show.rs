@@ -13,7 +13,7 @@ use comfy_table::{Table, presets};
 use serde::de::DeserializeOwned;
 
 /// From the daemon, or from the file that the last one left.
-async fn ask<T: DeserializeOwned>(root: &Root, path: &str, key: &str) -> Result<(T, bool), Fault> {
+pub(super) async fn ask<T: DeserializeOwned>(root: &Root, path: &str, key: &str) -> Result<(T, bool), Fault> {
     match Client::connect(root).await {
         Ok(mut client) => Ok((client.get(path, ANSWER).await?, true)),
         Err(fault) if fault.code == Code::DaemonUnreachable => {

@@ -385,6 +385,7 @@ impl Host {
         let what = match state {
             State::Expired => "has expired undelivered",
             State::Submitted | State::Entered => "was taken by a session that ended without a word about it",
+            State::Held => "waits until its operator has looked after that peer",
             _ => "was not delivered",
         };
         // What a schedule sends is the operator's.

@@ -114,6 +114,10 @@ fn a_program_that_ends_at_once_is_started_at_most_crashloop_max_times() {
     let exits = host.exits("dud-a");
     assert_eq!(exits.iter().filter(|l| l.contains(" kind=death cause=exit-1 age=0s")).count(), 3, "{exits:?}");
     host.until("the operator is told", || host.run(&["inbox", "--keep"]).ok().out.contains("died 3 times"));
+    // As the sender, too, once.
+    host.until("the sender is told", || {
+        host.run(&["inbox", "--keep"]).ok().out.matches("waits until its operator has looked after that peer: crash-loop").count() == 1
+    });
     // A restart of the daemon does not reset the count.
     host.kill_daemon();
     host.start();

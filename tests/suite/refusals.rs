@@ -434,6 +434,17 @@ fn a_bad_configuration_refuses_the_start_with_its_place() {
 }
 
 #[test]
+fn a_peer_that_is_made_beside_a_running_daemon_is_whole_when_it_is_seen() {
+    let host = Host::with_peers(&[]);
+    for n in 0..8 {
+        let name = format!("p{n}");
+        host.run(&["create", &name, "--runtime", "echo"]).ok();
+        host.deliver(&name, "hello");
+    }
+    assert!(!host.lifecycle().contains("ev=profile"), "{}", host.lifecycle());
+}
+
+#[test]
 fn reading_verbs_work_from_the_files_when_no_daemon_runs_and_say_so() {
     let mut host = Host::new();
     refused(&host, &["status"], 4, "daemon_unreachable", &["iapeer.sock", "iapeer daemon"]);
@@ -452,6 +463,8 @@ fn reading_verbs_work_from_the_files_when_no_daemon_runs_and_say_so() {
     assert!(json.json()["updated"].is_string() && json.err.contains("no daemon runs"), "{json:?}");
     let list = host.run(&["list"]).ok();
     assert!(list.out.contains(" a ") && list.err.contains("no daemon runs"), "{list:?}");
+    let explained = host.run(&["explain", "a"]).ok();
+    assert!(explained.out.contains("echo-a  live") && explained.out.contains("ev=wake") && explained.err.contains("no daemon runs"), "{explained:?}");
     let inbox = host.run(&["inbox"]).ok();
     assert!(inbox.out.contains("kept for you") && inbox.err.contains("no daemon runs") && inbox.err.contains("unread"), "{inbox:?}");
     for args in [&["stop", "a"][..], &["screen", "a"], &["daemon", "stop"]] {

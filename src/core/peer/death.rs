@@ -3,6 +3,7 @@
 use super::effect::Effect;
 use super::event::DeathCause;
 use super::*;
+use crate::core::message::State;
 
 impl Peer {
     pub(super) fn died(&mut self, inc: Incarnation, cause: DeathCause, now: Millis, fx: &mut Vec<Effect>) {
@@ -154,6 +155,9 @@ impl Peer {
         self.set_hold(Some(Hold::CrashLoop), fx);
         self.wanted = None;
         fx.push(Effect::CrashLoop { count });
+        for entry in self.queue.iter().filter(|e| e.wakes()) {
+            fx.push(Effect::TellSender { entry: entry.clone(), state: State::Held, reason: Hold::CrashLoop.word().into() });
+        }
         fx.push(Effect::Notice {
             text: format!(
                 "{} died {count} times within {} s and is not started again; its mail is kept (`iapeer start {}` clears this)",
