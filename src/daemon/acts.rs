@@ -211,6 +211,12 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
             // Beside: the default runtime may be another identity, whose actor may be telling this one.
             tokio::spawn(async move { relaunch(&host, &identity).await });
         }
+        Effect::Ready { inc, .. } => {
+            tell(actor, &host, effect).await;
+            let Some(live) = actor.live.as_mut().filter(|l| l.record.incarnation == inc) else { return };
+            Arc::make_mut(&mut live.record).reported = true;
+            actor.save_session().await;
+        }
         told => tell(actor, &host, told).await,
     }
 }

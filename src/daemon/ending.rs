@@ -34,8 +34,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// How long a terminal gets to show the last words of its program.
-pub const LAST_WORDS: Duration = Duration::from_millis(300);
 /// Between tries to end a session that does not end.
 const END_PAUSE: Duration = Duration::from_secs(30);
 /// How long the next frame of the quit keys may take to show.
@@ -179,9 +177,7 @@ pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
         // After a reboot its pids, and even their start times, may be those of others.
         let of_this_boot = record.boot_id == host.boot_id;
         let saved = match pane {
-            Some(pane) if of_this_boot && process::is_alive(&record.server) => {
-                save_screen(&host, pane, &exits, if told.is_some() { LAST_WORDS } else { Duration::ZERO }).await
-            }
+            Some(pane) if of_this_boot && process::is_alive(&record.server) => save_screen(&host, pane, &exits).await,
             _ => None,
         };
         let last = saved.as_ref().filter(|_| told.is_some()).map(|(_, seen)| Box::new(look_of(&definition, seen, host.wall())));
@@ -233,23 +229,10 @@ fn name_children(children: &[Child]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(", "))
 }
 
-/// What a terminal shows whose program has ended. The end of a process is known before tmux has read its last words;
-/// a tmux that never hears of the end (3.3a of Debian) is not waited for.
-async fn last_look(host: &Host, pane: PaneRef, most: Duration) -> Option<Captured> {
-    let patience = Instant::now() + most;
-    loop {
-        let captured = host.terminal.look(pane.clone()).await.ok()?;
-        if captured.dead || Instant::now() >= patience {
-            return Some(captured);
-        }
-        tokio::time::sleep(LAST_WORDS / 10).await;
-    }
-}
-
 /// Keeps what the terminal of a session shows; returns where, and what.
-pub async fn save_screen(host: &Host, pane: PaneRef, exits: &Path, patience: Duration) -> Option<(PathBuf, Captured)> {
+pub async fn save_screen(host: &Host, pane: PaneRef, exits: &Path) -> Option<(PathBuf, Captured)> {
     let path = last_screen::path(exits, pane.incarnation);
-    let captured = last_look(host, pane, patience).await?;
+    let captured = host.terminal.last_look(pane).await.ok()?;
     match replace(&OsDisk, &path, Screen::parse(&captured.screen).text().as_bytes()) {
         Ok(()) => Some((path, captured)),
         Err(error) => {

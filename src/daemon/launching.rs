@@ -139,7 +139,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
     let keeper = process::reference(started.keeper_pid).or_else(gone_already).filter(|_| unable.is_none());
     let Some(keeper) = keeper else {
         let pane = PaneRef { socket: socket.clone(), pane: started.pane, keeper_pid: started.keeper_pid, incarnation: inc };
-        ending::save_screen(host, pane, &exits, ending::LAST_WORDS).await;
+        ending::save_screen(host, pane, &exits).await;
         let _ = host.terminal.kill(socket).await;
         return Err(other(unable.unwrap_or_else(|| "the session ended at once".into())));
     };
@@ -162,6 +162,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
         woke_ms: host.clock.boot_ms(),
         boot_id: host.boot_id.clone(),
         ready: false,
+        reported: false,
         seed_due: *mode == Mode::Fresh,
         asked: Vec::new(),
         trouble: None,

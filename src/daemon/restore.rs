@@ -124,8 +124,15 @@ async fn sort_session(host: &Arc<Host>, identity: &Identity, record: SessionReco
     if record.boot_id != host.boot_id {
         found.restored.lost = Some((inc, DeathCause::HostReboot));
     } else if process::is_alive(&record.keeper) && process::is_alive(&record.server) {
-        found.restored.adopted =
-            Some(Adopted { inc, ready: record.ready, seed_due: record.seed_due, since: record.woke_ms, asked: record.asked.clone(), trouble: record.trouble });
+        found.restored.adopted = Some(Adopted {
+            inc,
+            ready: record.ready,
+            reported: record.reported,
+            seed_due: record.seed_due,
+            since: record.woke_ms,
+            asked: record.asked.clone(),
+            trouble: record.trouble,
+        });
     } else if process::is_alive(&record.keeper) {
         // tmux is gone; its keeper ends the agent by itself, and that is waited for before anything else.
         ending::end_processes(&record, &exits, host.settings.term_grace_secs).await.unwrap_or_else(|error| {

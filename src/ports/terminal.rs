@@ -102,6 +102,9 @@ pub enum TerminalError {
 
 pub trait Terminal: Send + Sync {
     fn start(&self, spec: StartSpec) -> Later<'_, Result<Started, TerminalError>>;
+    /// What a pane whose program has ended showed: a look, and the row above it, which tmux scrolls away to tell of
+    /// the end.
+    fn last_look(&self, pane: PaneRef) -> Later<'_, Result<Captured, TerminalError>>;
     fn look(&self, pane: PaneRef) -> Later<'_, Result<Captured, TerminalError>>;
     /// The guarded paste and its mark, as one list.
     fn paste(&self, pane: PaneRef, paste: Paste) -> Later<'_, Result<Acted, TerminalError>>;

@@ -49,6 +49,9 @@ pub struct SessionRecord {
     pub woke_ms: Millis,
     pub boot_id: String,
     pub ready: bool,
+    /// Its start has been told of; records of an older version do not say.
+    #[serde(default = "told")]
+    pub reported: bool,
     /// The first message still carries the profile's initial prompt.
     pub seed_due: bool,
     /// The conversation that it was to resume, until a hook has told which one it has.
@@ -61,6 +64,10 @@ pub struct SessionRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
     pub keeper_protocol: u32,
+}
+
+fn told() -> bool {
+    true
 }
 
 /// What is about to be done, written before: a later daemon learns of it when this one does not live to see it.

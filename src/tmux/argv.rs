@@ -145,7 +145,14 @@ pub fn look(pane: &PaneRef) -> List {
         .then(CapturePane::new().escape_sequences().stdout().target_pane(&pane.pane).build())
 }
 
-/// The same, as a command string for the branch of a guard that refused.
+/// The same with the row above the screen.
+pub fn last_look(pane: &PaneRef) -> List {
+    List::default()
+        .then(DisplayMessage::new().print().target_pane(&pane.pane).message(look_format()).build())
+        .then(CapturePane::new().escape_sequences().stdout().start_line("-1").target_pane(&pane.pane).build())
+}
+
+/// A look, as a command string for the branch of a guard that refused.
 fn look_string(pane: &PaneRef) -> String {
     format!("display-message -p -t {p} '{}' ; capture-pane -e -p -t {p}", look_format(), p = pane.pane)
 }

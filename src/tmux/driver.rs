@@ -139,6 +139,9 @@ impl Terminal for Driver {
     fn look(&self, pane: PaneRef) -> Later<'_, Result<Captured, TerminalError>> {
         Box::pin(async move { self.run(&pane.socket, &argv::look(&pane), None).await?.looked() })
     }
+    fn last_look(&self, pane: PaneRef) -> Later<'_, Result<Captured, TerminalError>> {
+        Box::pin(async move { self.run(&pane.socket, &argv::last_look(&pane), None).await?.looked() })
+    }
     fn paste(&self, pane: PaneRef, paste: Paste) -> Later<'_, Result<Acted, TerminalError>> {
         Box::pin(async move { self.run(&pane.socket, &argv::paste(&pane, &paste), Some(&paste.text)).await?.acted(OK_PASTE) })
     }

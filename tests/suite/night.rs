@@ -75,6 +75,11 @@ fn night() -> String {
     send(host, "cid", "are you back?", None);
     send(host, "hal", "hello again", Some("deploy"));
     said(host, "ev=supervise identity=echo-ann inc=1 action=reaped-idle");
+    // Awake until the next daemon has seen it.
+    let ann = host.root().join("peers/ann/.iapeer/peer.yaml");
+    let profile = std::fs::read_to_string(&ann).unwrap();
+    std::fs::write(&ann, profile.replace("idle_secs: 2", "idle_secs: 600")).unwrap();
+    said(host, "ev=profile peer=ann action=changed at_once=idle_secs");
     send(host, "ann", "say: the second half", Some("report"));
     said(host, "identity=echo-gus inc=2 mode=fresh cause=self-fresh");
     said(host, "action=reaped-age");
@@ -83,6 +88,8 @@ fn night() -> String {
     }
     host.kill_daemon();
     host.start();
+    said(host, "ev=adopted identity=echo-ann inc=2");
+    std::fs::write(&ann, profile).unwrap();
     said(host, "ev=supervise identity=echo-ann inc=2 action=reaped-idle");
     host.until("two tasks are done", || host.lifecycle().matches("ev=ephemeral-armed identity=echo-bob").count() == 2);
     host.lifecycle()

@@ -464,7 +464,7 @@ fn reading_verbs_work_from_the_files_when_no_daemon_runs_and_say_so() {
     let list = host.run(&["list"]).ok();
     assert!(list.out.contains(" a ") && list.err.contains("no daemon runs"), "{list:?}");
     let explained = host.run(&["explain", "a"]).ok();
-    assert!(explained.out.contains("echo-a  live") && explained.out.contains("ev=wake") && explained.err.contains("no daemon runs"), "{explained:?}");
+    assert!(explained.out.contains("echo-a  ") && explained.out.contains("ev=wake") && explained.err.contains("no daemon runs"), "{explained:?}");
     let inbox = host.run(&["inbox"]).ok();
     assert!(inbox.out.contains("kept for you") && inbox.err.contains("no daemon runs") && inbox.err.contains("unread"), "{inbox:?}");
     for args in [&["stop", "a"][..], &["screen", "a"], &["daemon", "stop"]] {

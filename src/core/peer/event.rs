@@ -212,6 +212,8 @@ pub struct Adopted {
     pub inc: Incarnation,
     /// It had been proven ready.
     pub ready: bool,
+    /// And the log says so.
+    pub reported: bool,
     pub seed_due: bool,
     /// Its launch, on the boot clock.
     pub since: Millis,

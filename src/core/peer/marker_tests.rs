@@ -172,7 +172,7 @@ fn what_is_armed_goes_with_its_session() {
     let files = w.peer.markers.clone();
     let restored = |lost| {
         let mut peer = Peer::new(w.peer.identity.clone(), w.peer.definition.clone(), w.peer.timing);
-        let adopted = Adopted { inc: if lost { 2 } else { 1 }, ready: true, seed_due: false, since: 0, asked: Vec::new(), trouble: None };
+        let adopted = Adopted { inc: if lost { 2 } else { 1 }, ready: true, reported: true, seed_due: false, since: 0, asked: Vec::new(), trouble: None };
         peer.step(Event::Restored(Box::new(Restored { markers: files.clone(), incarnation: 2, adopted: Some(adopted), ..Restored::default() })), w.now);
         peer.markers.ephemeral_armed
     };

@@ -24,7 +24,7 @@ impl Peer {
                 up.ends_after_turn(now);
             }
             up.ready_at = adopted.ready.then_some(now);
-            up.reported = adopted.ready;
+            up.reported = adopted.reported;
             up.seed_due = adopted.seed_due;
             up.started_hook = true;
             up.tools_listed = true;

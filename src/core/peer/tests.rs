@@ -825,7 +825,7 @@ fn an_adopted_session_with_a_claim_is_continued_by_its_marks() {
         let restored = Restored {
             claim: Some((claim, entry(1))),
             incarnation: 4,
-            adopted: Some(Adopted { inc: 4, ready: true, seed_due: false, since: 0, asked: Vec::new(), trouble: None }),
+            adopted: Some(Adopted { inc: 4, ready: true, reported: true, seed_due: false, since: 0, asked: Vec::new(), trouble: None }),
             ..Restored::default()
         };
         w.event(Event::Restored(Box::new(restored)));
@@ -855,7 +855,7 @@ fn a_stop_whose_daemon_died_is_carried_on() {
     let mut w = World::new();
     w.alive = Some(4);
     let markers = Markers { stopped: true, ..Markers::default() };
-    let adopted = Some(Adopted { inc: 4, ready: true, seed_due: false, since: 0, asked: Vec::new(), trouble: None });
+    let adopted = Some(Adopted { inc: 4, ready: true, reported: true, seed_due: false, since: 0, asked: Vec::new(), trouble: None });
     w.event(Event::Restored(Box::new(Restored { markers, incarnation: 4, adopted, queue: vec![entry(1)], ..Restored::default() })));
     w.pass(60_000);
     assert_eq!((w.alive, w.peer.state_word(), w.turns.len()), (None, "stopped", 0));

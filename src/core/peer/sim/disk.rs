@@ -7,6 +7,7 @@ use super::super::*;
 pub struct Recorded {
     pub inc: Incarnation,
     pub ready: bool,
+    pub reported: bool,
     pub seed_due: bool,
     pub woke: Millis,
     pub asked: Vec<MessageId>,
@@ -68,7 +69,8 @@ impl Disk {
             Mode::Fresh => format!("s{inc}"),
             Mode::Resume { session_id } => session_id.clone(),
         };
-        self.session = Some(Recorded { inc, ready: false, seed_due: *mode == Mode::Fresh, woke: now, asked: Vec::new(), trouble: None, ordered: false });
+        self.session =
+            Some(Recorded { inc, ready: false, reported: false, seed_due: *mode == Mode::Fresh, woke: now, asked: Vec::new(), trouble: None, ordered: false });
         self.resumable = Some(Resumable { session_id, transcript: None, proven: false });
         self.resumable.clone()
     }
@@ -91,6 +93,11 @@ impl Disk {
             Effect::MarkReady { inc, seed_due } => {
                 if let Some(session) = self.session.as_mut().filter(|s| s.inc == *inc) {
                     (session.ready, session.seed_due) = (true, *seed_due);
+                }
+            }
+            Effect::Ready { inc, .. } => {
+                if let Some(session) = self.session.as_mut().filter(|s| s.inc == *inc) {
+                    session.reported = true;
                 }
             }
             Effect::SaveTrouble { inc, trouble } => {
@@ -156,6 +163,7 @@ impl Disk {
             adopted: session.filter(|s| alive == Some(s.inc)).map(|s| Adopted {
                 inc: s.inc,
                 ready: s.ready,
+                reported: s.reported,
                 seed_due: s.seed_due,
                 since: s.woke,
                 asked: s.asked.clone(),

@@ -47,7 +47,7 @@
 //! | `host freeze`, `host unfreeze` | |
 //! | `want attach`, `folder`, `restore` | a launch without mail |
 //! | **expectations** | |
-//! | `expect turns N`, `expect launches N`, `expect keys N`, `expect deaths N`, `expect notices N` | so many in all; deaths: in the ring |
+//! | `expect turns N`, `expect launches N`, `expect keys N`, `expect deaths N`, `expect notices N`, `expect ready N` | so many in all; deaths: in the ring |
 //! | `expect N submitted`, `dead`, `parked`, `waiting`, … | where message N stands |
 //! | `expect N told REASON` | its sender was told |
 //! | `expect pastes N INC COUNT` | how often message N was pasted into session INC |
@@ -253,6 +253,7 @@ impl Sim {
             ["launches", n] => assert_eq!(u64::from(w.launches), number(n)),
             ["keys", n] => assert_eq!(u64::from(w.keys_in_dialog), number(n)),
             ["deaths", n] => assert_eq!(w.disk.deaths.len() as u64, number(n)),
+            ["ready", n] => assert_eq!(w.told.iter().filter(|e| matches!(e, Effect::Ready { .. })).count() as u64, number(n)),
             ["notices", n] => assert_eq!(w.told.iter().filter(|e| matches!(e, Effect::Notice { .. })).count() as u64, number(n)),
             ["state", word] => assert_eq!(w.peer.state_word(), *word),
             ["hold", word] => assert_eq!(w.peer.hold.map_or("none", |h| h.word()), *word),
