@@ -16,7 +16,7 @@ impl Peer {
                 let charge = !cause.by_host() && ending.is_none();
                 self.session = Session::Dead { inc };
                 self.hold = None;
-                self.came_back = ending.is_none();
+                self.came_back = ending.is_none() && self.has_work();
                 match ending {
                     Some(why) => self.came_to_rest(why, fx),
                     None => self.note_death(inc, cause, now - since, claimed, now, fx),
@@ -129,6 +129,11 @@ impl Peer {
 
     pub(super) fn recent_deaths(&self, now: Millis) -> u32 {
         self.deaths.iter().filter(|d| now.saturating_sub(d.at) < self.timing.crashloop_window_ms).count() as u32
+    }
+
+    /// Whether something waits for its next session already: that one is a re-wake, not a wake by new mail.
+    pub(super) fn has_work(&self) -> bool {
+        self.flight.is_some() || self.task.is_some() || self.rules.keep_alive || self.queue.iter().any(Entry::wakes)
     }
 
     /// Whether it was given up on: however long ago that was, only `start` or a session since then lifts it.

@@ -141,7 +141,7 @@ pub struct Peer {
     pub promised: bool,
     /// The daemon is ending: finish what is in flight, start nothing.
     pub draining: bool,
-    /// Its last session ended without an order: its next launch is one of many, perhaps, and takes its turn.
+    /// Its last session ended without an order, and something waits: its next launch is one of many, perhaps, and takes its turn.
     pub came_back: bool,
     /// The whole host is frozen.
     pub host_frozen: bool,

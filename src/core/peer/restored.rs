@@ -1,7 +1,7 @@
 //! What a starting daemon finds: the session that goes on, the one that is lost, what it was doing.
 
 use super::effect::Effect;
-use super::event::Restored;
+use super::event::{DeathCause, Restored};
 use super::*;
 
 impl Peer {
@@ -47,7 +47,7 @@ impl Peer {
             _ => None,
         };
         let charge_death = rested.is_none() && restored.lost.as_ref().is_some_and(|(_, cause)| !cause.by_host());
-        let restored_unasked = restored.lost.is_some() && rested.is_none();
+        let lost_alone = restored.lost.as_ref().is_some_and(|(_, cause)| *cause != DeathCause::HostReboot) && rested.is_none();
         let held = restored.claim.as_ref().filter(|(c, _)| !c.released).map(|(c, e)| (c.incarnation, e.id().clone()));
         let task = restored.task.as_ref().map(|(c, e, _)| (c.incarnation, e.id().clone()));
         let claimed = task.or(held);
@@ -76,7 +76,7 @@ impl Peer {
         }
         // What a mark of a session that is gone says of its task has been heard.
         self.settle_armed(fx);
-        self.came_back = restored_unasked;
+        self.came_back = lost_alone && self.has_work();
         if self.frozen() && !self.queue.is_empty() {
             self.set_hold(Some(Hold::Frozen), fx);
         } else if self.trouble(now).is_some() && !self.queue.is_empty() {
