@@ -26,6 +26,14 @@ stop() {
     rm -f "$FAKE/active"
     [ ! -e "$FAKE/pid" ] || kill -TERM "$(cat "$FAKE/pid")" 2> /dev/null
     rm -f "$FAKE/pid"
+    file="$HOME/.config/systemd/user/$unit"
+    if [ -e "$FAKE/environment" ] && [ -f "$file" ] && ! grep -qx KillMode=process "$file"; then
+        # The whole control group: everything that the daemon has started.
+        . "$FAKE/environment"
+        for process in /proc/[0-9]*; do
+            tr '\0' ' ' < "$process/cmdline" 2> /dev/null | grep -qF "$IAPEER_ROOT/" && kill -TERM "${process#/proc/}"
+        done
+    fi
 }
 case "$2" in
     is-active) [ -e "$FAKE/active" ] && echo active || { echo inactive; exit 3; } ;;
