@@ -15,7 +15,7 @@ use crate::core::runtime::Definition;
 use crate::keeper::record::{ExitRecord, StartRecord};
 use crate::ports::terminal::{PaneRef, StartSpec};
 use crate::runtime::launch::{self, Known, Plan};
-use crate::store::disk::{read_own, replace};
+use crate::store::disk::{read_own, replace_all};
 use crate::store::outbox;
 use crate::store::peer_state::{Intent, PeerState, SessionRecord};
 use crate::sys::process;
@@ -100,11 +100,11 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
         .run(move |store| {
             let disk = store.disk.clone();
             let state = PeerState::open(&*disk, state_dir)?;
-            state.write_incarnation(inc)?;
-            state.write_intent(&intent)?;
+            let (number, intent) = (state.incarnation_file(inc), state.intent_file(&intent)?);
             disk.create_dir(token_file.parent().unwrap_or(&token_file))?;
-            replace(&*disk, &token_file, token.as_bytes())?;
-            replace(&*disk, &launch_file, &bytes)
+            // What it is about to do and what its keeper needs, at the price of one file.
+            let files = [(number.0.as_path(), number.1.as_slice()), (&intent.0, &intent.1), (&token_file, token.as_bytes()), (&launch_file, &bytes)];
+            replace_all(&*disk, &files)
         })
         .await
         .map_err(|e| other(format!("{}: {e}", dir.display())))?;

@@ -128,6 +128,23 @@ pub fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     disk.sync_dir(dir)
 }
 
+/// Replaces several small files at the price of one: each is the old one or the new one, and when this returns
+/// all are new, also after a power cut.
+pub fn replace_all(disk: &dyn Disk, files: &[(&Path, &[u8])]) -> io::Result<()> {
+    let temps: Vec<(PathBuf, Vec<u8>)> = files.iter().map(|(path, bytes)| (temp_beside(path), bytes.to_vec())).collect();
+    let written = disk.create_all_synced(&temps).and_then(|()| temps.iter().zip(files).try_for_each(|((temp, _), (path, _))| disk.rename(temp, path)));
+    if let Err(error) = written {
+        for (temp, _) in &temps {
+            let _ = disk.remove(temp);
+        }
+        return Err(error);
+    }
+    let mut dirs: Vec<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
+    dirs.sort();
+    dirs.dedup();
+    dirs.iter().try_for_each(|dir| disk.sync_dir(dir))
+}
+
 /// Removes a file that may be gone already.
 pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.remove(path) {

@@ -324,8 +324,9 @@ impl<'a> PeerState<'a> {
     pub fn intent(&self) -> io::Result<Option<Intent>> {
         self.json("intent.json")
     }
-    pub fn write_intent(&self, intent: &Intent) -> io::Result<()> {
-        self.write_json("intent.json", intent)
+    /// Where it is written, and what.
+    pub fn intent_file(&self, intent: &Intent) -> io::Result<(PathBuf, Vec<u8>)> {
+        Ok((self.dir.join("intent.json"), serde_json::to_vec(intent).map_err(io::Error::other)?))
     }
     pub fn clear_intent(&self) -> io::Result<()> {
         remove_if_there(self.disk, &self.dir.join("intent.json"))
@@ -341,8 +342,9 @@ impl<'a> PeerState<'a> {
             Err(e) => Err(e),
         }
     }
-    pub fn write_incarnation(&self, inc: Incarnation) -> io::Result<()> {
-        replace(self.disk, &self.dir.join("incarnation"), format!("{inc}\n").as_bytes())
+    /// Where it is written, and what.
+    pub fn incarnation_file(&self, inc: Incarnation) -> (PathBuf, Vec<u8>) {
+        (self.dir.join("incarnation"), format!("{inc}\n").into_bytes())
     }
 }
 

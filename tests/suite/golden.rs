@@ -93,7 +93,8 @@ fn write(base: &Path) {
     mailbox.claim(&OsDisk, &keys[3], claim).unwrap();
     let dir = root.peer_state(&"echo-a".parse().unwrap());
     let state = PeerState::open(&OsDisk, dir).unwrap();
-    state.write_incarnation(3).unwrap();
+    let (path, bytes) = state.incarnation_file(3);
+    iapeer::store::disk::replace(&OsDisk, &path, &bytes).unwrap();
     state.write_resumable(&Resumable { session_id: "0199a0b0-0000-7000-8000-0000000000ff".into(), transcript: None, proven: false }).unwrap();
     state.write_deaths("00000000-0000-4000-8000-000000000000", &[]).unwrap();
     // Another one, so that the first is not stopped.
