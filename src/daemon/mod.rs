@@ -159,6 +159,11 @@ fn disk(root: &Root) -> Result<Arc<dyn Disk>, String> {
     if !cfg!(target_os = "linux") || boot == clock::NO_BOOT_ID {
         return Ok(disk);
     }
+    #[cfg(target_os = "linux")]
+    let boot = match crate::sys::mount::id(root.base()) {
+        Some(mount) => format!("{boot} {mount}"),
+        None => boot,
+    };
     let journal = JournalDisk::open(disk, root.base(), &boot);
     journal.map(|j| Arc::new(j) as Arc<dyn Disk>).map_err(|e| format!("the journal in {} cannot be opened: {e}", root.journal().display()))
 }

@@ -335,6 +335,9 @@ mod tests {
             let bad = files.iter().any(|(path, _)| path.components().any(|c| c.as_os_str() == "echo-bad"));
             if bad { Err(io::Error::from_raw_os_error(nix::libc::EIO)) } else { OsDisk.create_all_synced(files) }
         }
+        fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+            OsDisk.append(path, bytes)
+        }
         fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
             OsDisk.rename(from, to)
         }

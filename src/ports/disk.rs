@@ -47,6 +47,8 @@ pub trait Disk: Send + Sync {
             }
         }
     }
+    /// Writes behind the last byte of a file that is there; no sync.
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes renames and removals in a directory survive a power cut.

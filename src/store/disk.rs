@@ -31,6 +31,14 @@ impl Disk for OsDisk {
         // All are written: one commit of the file system's journal serves most of these.
         open.iter().try_for_each(File::sync_data)
     }
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        let mut file = OpenOptions::new().append(true).custom_flags(flags).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+        }
+        file.write_all(bytes)
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }

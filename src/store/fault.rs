@@ -105,6 +105,9 @@ impl Disk for FaultDisk {
     fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.operation(|| OsDisk.create(path, bytes), || OsDisk.create(path, &bytes[..bytes.len() / 2]))
     }
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.operation(|| OsDisk.append(path, bytes), || OsDisk.append(path, &bytes[..bytes.len() / 2]))
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.operation(|| OsDisk.rename(from, to), || Ok(()))
     }

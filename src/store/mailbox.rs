@@ -20,6 +20,8 @@ const NOTES: [(&str, &str); 3] = [("done", "end"), ("dead", "why"), ("held", "wh
 /// Sequence numbers reserved by one write of the counter.
 const SEQ_BLOCK: u64 = 1000;
 const PEEK: u64 = 16 * 1024;
+/// Longest claim or note that is read.
+pub const NOTE_CAP: u64 = 64 * 1024;
 /// Longest file name of the usual file systems.
 const NAME_BYTES: usize = 255;
 
@@ -103,7 +105,7 @@ impl Mailbox {
                 let text = name.to_str().unwrap_or_default();
                 let claim_key = text.strip_suffix(".claim").filter(|_| folder == "cur").and_then(Key::from_file_name);
                 let found = match &claim_key {
-                    Some(key) => self.parse_claim(disk, key).map(|claim| claims.push(claim)),
+                    Some(key) => self.parse_claim(disk, key).map(|(claim, ended)| claims.push((key.clone(), claim, ended))),
                     None => self.peek(disk, folder, text).map(|entry| if folder == "new" { scan.waiting.push(entry) } else { claimed.push(entry) }),
                 };
                 if let Err(fault) = found {
@@ -116,8 +118,20 @@ impl Mailbox {
                 }
             }
         }
-        for claim in claims {
+        for (key, claim, ended) in claims {
             let at = |list: &[Entry]| list.iter().position(|e| *e.id() == claim.id);
+            if ended {
+                // The end of a delivery that was written and not carried out any more.
+                for list in [&mut claimed, &mut scan.waiting] {
+                    list.retain(|e| e.key != key);
+                }
+                match self.move_to_ledger(disk, &key) {
+                    // Its record was taken away.
+                    moved if is_missing(&moved) => {}
+                    moved => moved?,
+                }
+                continue;
+            }
             let entry = match (at(&claimed), at(&scan.waiting)) {
                 (Some(i), _) if claim.released => {
                     // Given back, but the rename did not happen any more.
@@ -178,10 +192,11 @@ impl Mailbox {
         disk.rename(&self.dir.join("cur").join(key.file_name()), &self.dir.join("new").join(key.file_name()))
     }
 
-    fn parse_claim(&self, disk: &dyn Disk, key: &Key) -> Result<Claim, RecordFault> {
-        let bytes = disk.read(&self.claim_path(key), 64 * 1024).map_err(RecordFault::of)?;
-        let claim: Claim = serde_json::from_slice(&bytes).map_err(|e| RecordFault::Content(e.to_string()))?;
-        if claim.id == key.id { Ok(claim) } else { Err(RecordFault::Content("the name and the claim do not agree".into())) }
+    /// A claim, and whether the end of its message follows in it.
+    fn parse_claim(&self, disk: &dyn Disk, key: &Key) -> Result<(Claim, bool), RecordFault> {
+        let bytes = disk.read(&self.claim_path(key), NOTE_CAP).map_err(RecordFault::of)?;
+        let claim = claim_in(&bytes).map_err(|e| RecordFault::Content(e.to_string()))?;
+        if claim.id == key.id { Ok((claim, ending_in(&bytes).is_some())) } else { Err(RecordFault::Content("the name and the claim do not agree".into())) }
     }
 
     fn drop_claims_of(&self, disk: &dyn Disk, claim: &Claim) -> io::Result<()> {
@@ -254,7 +269,7 @@ impl Mailbox {
     }
 
     pub fn read_claim(&self, disk: &dyn Disk, key: &Key) -> Option<Claim> {
-        serde_json::from_slice(&disk.read(&self.claim_path(key), 64 * 1024).ok()?).ok()
+        claim_in(&disk.read(&self.claim_path(key), NOTE_CAP).ok()?).ok()
     }
 
     /// Claims a record; `claim` comes with everything but the counts, which an earlier claim may carry.
@@ -345,7 +360,10 @@ impl Mailbox {
         let bytes = serde_json::to_vec(ending).map_err(io::Error::other)?;
         // A delivered message whose note a power cut takes is found again by its evidence; a decision
         // to give up is not.
-        if folder == "done" {
+        let in_claim = folder == "done" && self.end_in_claim(disk, key, &bytes)?;
+        if in_claim {
+            return self.move_to_ledger(disk, key);
+        } else if folder == "done" {
             disk.create(&note, &bytes)?
         } else {
             disk.create_synced(&note, &bytes)?
@@ -365,6 +383,43 @@ impl Mailbox {
         }
         remove_if_there(disk, &self.claim_path(key))
     }
+
+    /// Writes the end of a message into its claim; `false` when there is none. Making no file and freeing none is
+    /// what a delivery saves by it.
+    fn end_in_claim(&self, disk: &dyn Disk, key: &Key, ending: &[u8]) -> io::Result<bool> {
+        match disk.append(&self.claim_path(key), &[b"\n", ending].concat()) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => match RecordFault::of(e) {
+                // Something else in its place.
+                RecordFault::Content(_) => Ok(false),
+                RecordFault::Io(e) => Err(e),
+            },
+        }
+    }
+
+    /// Moves a delivered message into the ledger, and the claim that tells of its end with it.
+    fn move_to_ledger(&self, disk: &dyn Disk, key: &Key) -> io::Result<()> {
+        let (name, done) = (key.file_name(), self.dir.join("done"));
+        let moved = ["cur", "new"].iter().map(|from| disk.rename(&self.dir.join(from).join(&name), &done.join(&name))).find(|moved| !is_missing(moved));
+        match moved {
+            Some(moved) => moved?,
+            None if self.lies_in(disk, "done", &name) => {}
+            // Its record is no more.
+            None => return remove_if_there(disk, &self.claim_path(key)).and(Err(io::ErrorKind::NotFound.into())),
+        }
+        disk.rename(&self.claim_path(key), &done.join(format!("{name}.end")))
+    }
+}
+
+/// The first line of a claim's file.
+fn claim_in(bytes: &[u8]) -> serde_json::Result<Claim> {
+    serde_json::from_slice(bytes.split(|b| *b == b'\n').next().unwrap_or_default())
+}
+
+/// The last line of a note, or of a claim whose message has ended.
+fn ending_in(bytes: &[u8]) -> Option<Ending> {
+    serde_json::from_slice(bytes.rsplit(|b| *b == b'\n').next()?).ok()
 }
 
 fn is_missing(moved: &io::Result<()>) -> bool {
@@ -410,7 +465,7 @@ impl RecordFault {
 pub fn read_ending(disk: &dyn Disk, queue: &Path, key: &Key) -> Option<Ending> {
     NOTES.iter().find_map(|(folder, suffix)| {
         let path = queue.join(folder).join(format!("{}.{suffix}", key.file_name()));
-        serde_json::from_slice(&disk.read(&path, 64 * 1024).ok()?).ok()
+        ending_in(&disk.read(&path, NOTE_CAP).ok()?)
     })
 }
 

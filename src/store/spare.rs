@@ -168,6 +168,9 @@ impl Disk for SpareDisk {
         }
         Ok(())
     }
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        OsDisk.append(path, bytes)
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         OsDisk.rename(from, to)
     }

@@ -9,6 +9,8 @@
 pub mod alarm;
 pub mod clock;
 pub mod marks;
+#[cfg(target_os = "linux")]
+pub mod mount;
 pub mod notify;
 pub mod process;
 pub mod spawn;

@@ -15,6 +15,9 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+/// Read at once; most answers are shorter.
+const PIECE: usize = 8 * 1024;
+
 /// Why a call brought no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Failed {
@@ -43,7 +46,7 @@ async fn converse(socket: &Path, list: &List, text: Option<&str>) -> Result<Answ
     let mut exchange = Exchange::new(std::process::id(), list.words(), text)?;
     let mut stream = UnixStream::connect(socket).await.map_err(Failed::Unsent)?;
     let (mut reader, mut writer) = stream.split();
-    let mut chunk = vec![0; 64 * 1024];
+    let mut chunk = vec![0; PIECE];
     loop {
         let pending = exchange.pending();
         tokio::select! {

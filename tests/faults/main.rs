@@ -18,6 +18,7 @@ mod daemon;
 mod foreign;
 mod power;
 mod refusal;
+mod seccomp;
 mod sim;
 mod stuck;
 mod syscalls;

@@ -165,8 +165,8 @@ impl State {
         failed.map_or(Ok(()), |code| Err(os(code)))
     }
 
-    fn overwrite(&mut self, path: &Path, at: usize, bytes: &[u8], synced: bool) -> io::Result<()> {
-        let fault = self.due(format!("overwrite_synced {} {at}", path.display()))?;
+    fn overwrite(&mut self, what: &str, path: &Path, at: usize, bytes: &[u8], synced: bool) -> io::Result<()> {
+        let fault = self.due(format!("{what} {} {at}", path.display()))?;
         let file = *self.names.get(path).ok_or(os(nix::libc::ENOENT))?;
         let (written, failed) = match fault {
             Some(Fault::Error(code)) => (bytes, Some(code)),
@@ -280,12 +280,12 @@ impl SimDisk {
         let mut files = state.files.clone();
         for file in &mut files {
             let Some(before) = file.before.take() else { continue };
-            let torn = |cut: usize| file.bytes[..cut].iter().chain(&before[cut..]).copied().collect();
+            let torn = |cut: usize| file.bytes[..cut].iter().chain(before.get(cut..).unwrap_or_default()).copied().collect();
             match how {
                 Crash::Everything => {}
                 Crash::Nothing => file.bytes = before,
                 _ if dice.below(2) == 0 => file.bytes = before,
-                _ => file.bytes = torn(dice.below(before.len() as u64 + 1) as usize),
+                _ => file.bytes = torn(dice.below(file.bytes.len() as u64 + 1) as usize),
             }
         }
         for file in files.iter_mut().filter(|f| !f.synced) {
@@ -320,6 +320,13 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         self.state().create(path, bytes, "create", false)
+    }
+
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.state();
+        let file = *state.names.get(path).ok_or(os(nix::libc::ENOENT))?;
+        let end = state.files[file].bytes.len();
+        state.overwrite("append", path, end, bytes, false)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -363,7 +370,7 @@ impl Disk for SimDisk {
     }
 
     fn overwrite_synced(&self, path: &Path, at: u64, bytes: &[u8]) -> io::Result<()> {
-        self.state().overwrite(path, at as usize, bytes, !self.lies.file_sync)
+        self.state().overwrite("overwrite_synced", path, at as usize, bytes, !self.lies.file_sync)
     }
 
     fn sync_all(&self, dir: &Path) -> io::Result<()> {

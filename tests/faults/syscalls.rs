@@ -4,8 +4,7 @@
 //! A seccomp filter answers `fsync`, `fdatasync` and `syncfs` with EIO, in one thread that nobody else uses. A
 //! missing call shows as a success.
 
-#![allow(unsafe_code, reason = "the kernel takes the filter by pointer; no wrapper has the call")]
-
+use crate::seccomp::{Answers, SYNCS};
 use iapeer::ports::disk::Disk;
 use iapeer::store::disk::{OsDisk, replace};
 use iapeer::store::spare::SpareDisk;
@@ -14,24 +13,7 @@ use std::path::Path;
 
 /// Fails the sync calls of this thread from now on.
 fn let_syncs_fail() {
-    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
-    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
-    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let program = [
-        // The number of the system call is the first word.
-        step(LOAD, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 3, 0, libc::SYS_fsync as u32),
-        step(JUMP_IF_EQUAL, 2, 0, libc::SYS_fdatasync as u32),
-        step(JUMP_IF_EQUAL, 1, 0, libc::SYS_syncfs as u32),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EIO as u32),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    nix::sys::prctl::set_no_new_privs().unwrap();
-    // SAFETY: the filter and its program live until the call returns; the kernel copies them.
-    let set = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) };
-    assert_eq!(set, 0, "no seccomp filter: {}", std::io::Error::last_os_error());
+    Answers::new(&SYNCS, libc::EIO as u16).install().unwrap();
 }
 
 fn code(answer: std::io::Result<()>) -> Option<i32> {

@@ -170,6 +170,7 @@ impl Story {
         self.finish(9, State::Submitted)?;
         self.send_claimed(10)?;
         self.release(10, Giveback::Untouched)?;
+        self.finish(8, State::Submitted)?;
         self.claim(7)
     }
 
@@ -488,7 +489,9 @@ pub fn script_log(way: Way) -> Vec<String> {
 #[test]
 fn the_script_covers_every_folder_and_kind_of_operation() {
     let log = script_log(Way::Plain).join("\n");
-    for word in ["create_synced", "create ", "rename", "remove", "sync_dir", "create_dir", "/held/", "/dead/", "/done/", "/corrupt/", ".claim", "/seq"] {
+    for word in
+        ["create_synced", "create ", "append", "rename", "remove", "sync_dir", "create_dir", "/held/", "/dead/", "/done/", "/corrupt/", ".claim", "/seq"]
+    {
         assert!(log.contains(word), "{word} is missing:\n{log}");
     }
     assert!(script_log(Way::Plain).len() > 80, "{log}");

@@ -14,7 +14,7 @@ const LENGTH: usize = 8;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     pub epoch: u64,
-    /// The boot in which it was begun.
+    /// The boot and the mount in which it was begun.
     pub boot: String,
 }
 

@@ -2,8 +2,9 @@
 //! without any, and the disk brings them down in its own time.
 //!
 //! There are two logs. When one is full, or nothing was kept for a while, the other one takes over, and once
-//! everything on the file system is synced the full one is begun anew. After a power cut the files that were
-//! lost are made again from what the logs hold (`redo`); after a kill nothing is lost.
+//! everything on the file system is synced the full one is begun anew. After a power cut, or when the file system
+//! was taken away and has come back, the files that were lost are made again from what the logs hold (`redo`);
+//! after a kill nothing is lost.
 
 pub mod log;
 mod redo;
@@ -38,6 +39,7 @@ struct Shared {
     dir: PathBuf,
     /// On the file system that is synced.
     mailboxes: PathBuf,
+    /// Which boot, and which mount within it: within one, a kill loses nothing.
     boot: String,
     log_bytes: usize,
     logs: Mutex<Logs>,
@@ -159,7 +161,7 @@ impl Shared {
         if found.iter().any(|(_, content)| !content.steps.is_empty() && content.head.boot != self.boot) {
             let steps: Vec<Step> = found.iter_mut().flat_map(|(_, content)| std::mem::take(&mut content.steps)).collect();
             let changed = redo(&*self.disk, &self.base, &steps, After::PowerCut)?;
-            tracing::info!(steps = steps.len(), changed, "the journal of an earlier boot was read");
+            tracing::info!(steps = steps.len(), changed, "the journal of an earlier boot or mount was read");
             self.disk.sync_all(&self.mailboxes)?;
         }
         for (log, content) in found {
@@ -364,6 +366,9 @@ impl Disk for JournalDisk {
     fn create_all_synced(&self, files: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
         self.shared.disk.create_all_synced(files)
     }
+    fn append(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.shared.disk.append(path, bytes)
+    }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.shared.disk.rename(from, to)?;
         self.shared.note_end(from, to);
@@ -396,104 +401,4 @@ impl Disk for JournalDisk {
 }
 
 #[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "tests write the files they read")]
-mod tests {
-    use super::*;
-    use crate::core::message::{Ending, Message, State};
-    use crate::core::record::tests::sample;
-    use crate::store::disk::OsDisk;
-    use crate::store::mailbox::Mailbox;
-    use std::fs;
-
-    const SMALL: usize = 16 * BLOCK;
-
-    fn letter(n: u64) -> Message {
-        Message { id: format!("0199a0b0-0000-7000-8000-{n:012}").parse().unwrap(), seq: n, ..sample(format!("letter {n}").as_bytes()) }
-    }
-
-    struct Bed {
-        dir: tempfile::TempDir,
-    }
-
-    impl Bed {
-        fn new() -> Bed {
-            Bed { dir: tempfile::tempdir().unwrap() }
-        }
-        fn open(&self, boot: &str) -> JournalDisk {
-            JournalDisk::inline(Arc::new(OsDisk), self.dir.path(), boot, SMALL).unwrap()
-        }
-        fn queue(&self) -> PathBuf {
-            self.dir.path().join("state/peers/echo-ann/queue")
-        }
-        fn record(&self, folder: &str, n: u64) -> PathBuf {
-            self.queue().join(folder).join(letter(n).key().file_name())
-        }
-        fn log(&self, log: usize) -> log::Content {
-            log::read(&fs::read(self.dir.path().join(format!("state/journal/{log}.log"))).unwrap()).unwrap()
-        }
-    }
-
-    #[test]
-    fn what_the_disk_lost_is_made_again_after_a_power_cut_and_only_then() {
-        let bed = Bed::new();
-        let disk = bed.open("first");
-        let mailbox = Mailbox::open(&disk, bed.queue()).unwrap();
-        (1..=3).for_each(|n| mailbox.enqueue(&disk, &letter(n)).unwrap());
-        let ending = Ending { state: State::Submitted, evidence: None, reason: None, at: "t".into(), attempt: 1, incarnation: 1 };
-        mailbox.finish(&disk, &letter(3).key(), &ending).unwrap();
-        mailbox.enqueue(&disk, &letter(4)).unwrap();
-        drop(disk);
-        // As a power cut may leave it: gone, torn, at its old place.
-        fs::remove_file(bed.record("new", 1)).unwrap();
-        fs::write(bed.record("new", 2), "iapeer").unwrap();
-        fs::rename(bed.record("done", 3), bed.record("new", 3)).unwrap();
-        drop(bed.open("first"));
-        assert!(!bed.record("new", 1).exists(), "a kill loses nothing, so nothing is made again");
-        let disk = bed.open("second");
-        let scan = Mailbox::open(&disk, bed.queue()).unwrap().scan(&disk).unwrap();
-        let waiting: Vec<u64> = scan.waiting.iter().map(|e| e.key.seq).collect();
-        assert_eq!((waiting, scan.quarantined), (vec![1, 2, 4], vec![]));
-        assert!(bed.record("done", 3).exists(), "what had ended has ended");
-        assert!((0..2).all(|log| bed.log(log).steps.is_empty()), "the logs are begun anew");
-    }
-
-    #[test]
-    fn a_mailbox_that_was_removed_does_not_come_back() {
-        let bed = Bed::new();
-        let disk = bed.open("first");
-        Mailbox::open(&disk, bed.queue()).unwrap().enqueue(&disk, &letter(1)).unwrap();
-        fs::rename(bed.queue(), bed.dir.path().join("removed")).unwrap();
-        drop(disk);
-        bed.open("second");
-        assert!(!bed.queue().exists());
-    }
-
-    #[test]
-    fn a_log_that_is_full_makes_way_for_the_other_one_and_is_begun_anew() {
-        let bed = Bed::new();
-        let disk = JournalDisk::open(Arc::new(OsDisk), bed.dir.path(), "first").unwrap();
-        let mailbox = Mailbox::open(&disk, bed.queue()).unwrap();
-        let first = bed.log(0).head.epoch;
-        let large = |n: u64| Message { body: vec![b'x'; LOG_BYTES / 8], ..letter(n) };
-        (1..=12).for_each(|n| mailbox.enqueue(&disk, &large(n)).unwrap());
-        while bed.log(0).head.epoch == first {
-            std::thread::yield_now();
-        }
-        let length = |log: usize| fs::metadata(bed.dir.path().join(format!("state/journal/{log}.log"))).unwrap().len();
-        assert!(length(0) <= LOG_BYTES as u64 && length(1) > BLOCK as u64, "{} {}", length(0), length(1));
-        assert_eq!(mailbox.scan(&disk).unwrap().waiting.len(), 12);
-    }
-
-    #[test]
-    fn something_else_in_the_place_of_a_log_is_put_aside() {
-        let bed = Bed::new();
-        let dir = bed.dir.path().join("state/journal");
-        fs::create_dir_all(&dir).unwrap();
-        std::os::unix::fs::symlink("/dev/zero", dir.join("0.log")).unwrap();
-        fs::create_dir(dir.join("1.log")).unwrap();
-        let disk = bed.open("first");
-        Mailbox::open(&disk, bed.queue()).unwrap().enqueue(&disk, &letter(1)).unwrap();
-        assert!(bed.log(0).steps.len() + bed.log(1).steps.len() == 1);
-        assert!(fs::symlink_metadata(dir.join("0.corrupt")).unwrap().is_symlink() && dir.join("1.corrupt").is_dir());
-    }
-}
+mod tests;
