@@ -106,7 +106,7 @@ impl App {
 
     pub(super) fn somebody(&self, caller: &Caller) -> Result<(), Failed> {
         match self.who(caller) {
-            Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
+            Who::Nobody(why) => Err(Fault::from(why).into()),
             _ => Ok(()),
         }
     }
@@ -115,7 +115,7 @@ impl App {
         match self.who(caller) {
             Who::Operator => Ok(()),
             Who::Peer(identity, _) => Err(Fault::new(Code::NotAllowed, format!("{identity} may not {what}: that is the operator's")).into()),
-            Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
+            Who::Nobody(why) => Err(Fault::from(why).into()),
         }
     }
 }
@@ -163,7 +163,7 @@ async fn status(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>
 
 async fn whoami(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>) -> Answer<String> {
     match app.who(&caller) {
-        Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
+        Who::Nobody(why) => Err(Fault::from(why).into()),
         who => Ok(Json(who.party().map(|p| p.to_string()).unwrap_or_default())),
     }
 }
@@ -301,7 +301,7 @@ async fn message(
         // Agents may ask about mail of their own.
         Who::Peer(me, _) if [&view.from, &view.to].iter().any(|p| p.peer() == Some(&me)) => {}
         Who::Peer(..) => return Err(Fault::new(Code::MessageUnknown, format!("no message of yours has the id {id}")).into()),
-        Who::Nobody(why) => return Err(Fault::new(Code::Unauthorized, why).into()),
+        Who::Nobody(why) => return Err(Fault::from(why).into()),
     }
     match query.wait {
         None => Ok(Json(view)),
@@ -360,7 +360,7 @@ async fn hook(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, 
             Ok(Json("ok"))
         }
         Who::Operator => Err(Fault::new(Code::NotAllowed, "a hook report comes from inside a peer's session").into()),
-        Who::Nobody(why) => Err(Fault::new(Code::Unauthorized, why).into()),
+        Who::Nobody(why) => Err(Fault::from(why).into()),
     }
 }
 

@@ -165,7 +165,7 @@ async fn keep(host: &Arc<Host>, mut messages: Vec<Message>, targets: &[Target], 
 
 fn sender(host: &Arc<Host>, who: &Who, request: &SendRequest) -> Result<Party, Fault> {
     match (who, &request.from) {
-        (Who::Nobody(why), _) => Err(Fault::new(Code::Unauthorized, *why)),
+        (Who::Nobody(why), _) => Err((*why).into()),
         (Who::Operator, Some(name)) => router::resolve(host, name).map(|h| Party::Peer(h.identity.clone())),
         (Who::Peer(identity, _), Some(_)) => Err(Fault::new(Code::NotAllowed, format!("{identity} sends under its own name only"))),
         (who, None) => Ok(who.party().unwrap_or(Party::Operator)),

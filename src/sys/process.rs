@@ -3,8 +3,14 @@
 use crate::core::message::ProcessRef;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+
+/// Longest chain of parents that is looked at.
+const DEEPEST: usize = 1_000;
+/// Walks along one, until two have seen the same.
+const WALKS: usize = 8;
 
 /// One line of `/proc/PID/stat` as far as it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,23 +24,31 @@ pub struct Stat {
 
 /// A file of `/proc/PID`. Their sizes are not known before, and a program is asked for with its whole
 /// chain of parents: one read of a page instead of many small ones.
-pub fn read_proc(pid: i32, file: &str) -> std::io::Result<Vec<u8>> {
+pub fn read_proc(pid: i32, file: &str) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(4096);
     std::io::Read::read_to_end(&mut std::fs::File::open(format!("/proc/{pid}/{file}"))?, &mut bytes)?;
     Ok(bytes)
 }
 
-#[cfg(target_os = "linux")]
 pub fn stat(pid: i32) -> Option<Stat> {
-    let text = read_proc(pid, "stat").ok()?;
-    parse_stat(&String::from_utf8_lossy(&text))
+    stat_of(pid).ok().flatten()
+}
+
+#[cfg(target_os = "linux")]
+fn stat_of(pid: i32) -> io::Result<Option<Stat>> {
+    let text = read_proc(pid, "stat")?;
+    parse_stat(&String::from_utf8_lossy(&text)).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(not(target_os = "linux"))]
-pub fn stat(pid: i32) -> Option<Stat> {
+fn stat_of(pid: i32) -> io::Result<Option<Stat>> {
     // Without /proc a pid is only known to exist; `ps` gives its parent and start.
-    let out = std::process::Command::new("ps").args(["-o", "state=,ppid=,sess=,lstart=", "-p", &pid.to_string()]).output().ok()?;
-    let text = String::from_utf8_lossy(&out.stdout);
+    let out = std::process::Command::new("ps").args(["-o", "state=,ppid=,sess=,lstart=", "-p", &pid.to_string()]).output()?;
+    Ok(parse_ps(&String::from_utf8_lossy(&out.stdout)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn parse_ps(text: &str) -> Option<Stat> {
     let mut words = text.split_whitespace();
     let state = words.next()?.chars().next()?;
     let parent = words.next()?.parse().ok()?;
@@ -127,14 +141,58 @@ pub fn age_secs(process: &ProcessRef) -> u64 {
 pub fn ancestors(pid: i32) -> Vec<ProcessRef> {
     let mut chain = Vec::new();
     let mut next = pid;
-    while let Some(s) = stat(next) {
+    while let Some(s) = stat(next).filter(|_| chain.len() < DEEPEST) {
         chain.push(ProcessRef { pid: next, start: s.start });
-        if s.parent <= 0 || chain.len() > 200 {
+        if s.parent <= 0 {
             break;
         }
         next = s.parent;
     }
     chain
+}
+
+/// The same, up to the process that has no parent, or an error. Parents that end meanwhile, and whoever gets their
+/// pids, are no way out of it: two walks in a row have to see the same.
+pub fn lineage(pid: i32) -> io::Result<Vec<ProcessRef>> {
+    let mut last = None;
+    for _ in 0..WALKS {
+        let chain = walk(pid)?;
+        if chain.as_ref().is_some_and(Vec::is_empty) || (chain.is_some() && chain == last) {
+            return Ok(chain.unwrap_or_default());
+        }
+        last = chain;
+    }
+    Err(io::Error::other("its parents end faster than they can be looked at"))
+}
+
+/// Up to the process that has no parent; `None` when one ended on the way.
+fn walk(pid: i32) -> io::Result<Option<Vec<ProcessRef>>> {
+    let mut chain = Vec::new();
+    let mut next = pid;
+    while let Some(s) = look(next)? {
+        chain.push(ProcessRef { pid: next, start: s.start });
+        if s.parent <= 0 {
+            return Ok(Some(chain));
+        }
+        if chain.len() >= DEEPEST {
+            return Err(io::Error::other("it has more parents than are looked at"));
+        }
+        next = s.parent;
+    }
+    Ok(chain.is_empty().then_some(chain))
+}
+
+/// What the kernel says of a process; `None` when it has ended. An error says nothing about it.
+pub fn look(pid: i32) -> io::Result<Option<Stat>> {
+    match stat_of(pid) {
+        Err(e) if has_ended(&e) => Ok(None),
+        looked => looked,
+    }
+}
+
+/// Whether a file of `/proc` could not be read because its process is gone.
+pub fn has_ended(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(nix::libc::ESRCH)
 }
 
 /// All living processes below `root`, found by their parents. Each is named by what the same look has seen of it:

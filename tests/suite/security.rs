@@ -277,6 +277,23 @@ fn a_daemonised_child_of_an_agent_is_that_agent() {
 }
 
 #[test]
+fn a_long_chain_of_parents_makes_no_agent_the_operator() {
+    let agent = Agent::with_peers(&[]);
+    // Each process stays until its child has ended, and none but the keeper's own shows the mark.
+    script(
+        &agent.dir.join("deep.sh"),
+        &format!(
+            "if [ \"$1\" = 0 ]; then '{}' send operator deep --json; else env -i IAPEER_ROOT=\"$IAPEER_ROOT\" PATH=\"$PATH\" ./deep.sh $(($1 - 1)); fi\nexit $?\n",
+            program()
+        ),
+    );
+    let said = agent.does("./deep.sh 250");
+    assert!(said.contains("\"from\":\"puppet-a\""), "{said}");
+    let said = agent.does("./deep.sh 1050");
+    assert!(said.contains("\"code\":\"capacity\""), "further up than anybody looks: {said}");
+}
+
+#[test]
 fn an_agent_is_no_operator_in_the_moment_of_its_start() {
     let agent = Agent::prepare(&[]);
     let mut host = agent.host;
