@@ -14,9 +14,14 @@ const CAP: u64 = 64 * 1024 * 1024;
 const PAUSE: Duration = Duration::from_millis(250);
 
 pub async fn keep_written(host: Arc<Host>, shutdown: CancellationToken) {
+    let mut told = false;
     loop {
         let mut changes = watch_all(&host);
-        write(&host).await;
+        let written = write(&host).await;
+        if let (Err(error), false) = (&written, told) {
+            tracing::warn!(%error, "state/daemon.json could not be written; further failures in a row are not told");
+        }
+        told = written.is_err();
         let change = async {
             if changes.join_next().await.is_none() {
                 // No peer yet: look again when there may be one.
@@ -26,7 +31,7 @@ pub async fn keep_written(host: Arc<Host>, shutdown: CancellationToken) {
         tokio::select! {
             () = change => {}
             () = shutdown.cancelled() => {
-                write(&host).await;
+                let _ = write(&host).await;
                 return;
             }
         }
@@ -54,7 +59,7 @@ pub fn boot_before(root: &Root) -> Option<String> {
     state["boot_id"].as_str().map(String::from)
 }
 
-async fn write(host: &Arc<Host>) {
+async fn write(host: &Arc<Host>) -> std::io::Result<()> {
     let path = host.root.daemon_state();
     let state = serde_json::json!({
         "v": 1,
@@ -63,7 +68,5 @@ async fn write(host: &Arc<Host>) {
         "boot_id": host.boot_id,
     });
     let written = tokio::task::spawn_blocking(move || replace(&OsDisk, &path, state.to_string().as_bytes())).await;
-    if let Ok(Err(error)) = written {
-        tracing::warn!(%error, "state/daemon.json could not be written");
-    }
+    written.unwrap_or_else(|broken| Err(broken.into()))
 }

@@ -15,6 +15,7 @@
 )]
 
 mod api;
+mod card;
 mod connections;
 mod daemon_kill;
 mod deaths;
@@ -26,11 +27,15 @@ mod fakes;
 #[path = "../suite/harness.rs"]
 #[allow(dead_code, reason = "shared with the suite, which uses more of it")]
 mod harness;
+mod power_cut;
 mod proc;
+mod refusing;
 mod report;
 #[path = "../matrix/runtimes.rs"]
 #[allow(dead_code, reason = "shared with the matrix, which uses more of it")]
 mod runtimes;
+#[path = "../faults/seccomp.rs"]
+mod seccomp;
 mod tally;
 mod tmux_client;
 mod tmux_port;
@@ -61,6 +66,8 @@ struct Row {
 const ROWS: &[Row] = &[
     Row { name: "tmux-client-killed", wanted: "killed before each system call of paste and submit: one copy, one turn", run: tmux_client::run },
     Row { name: "daemon-kill-random", wanted: "kill -9 under traffic: 0 lost, 0 doubled, 0 sessions restarted", run: daemon_kill::run },
+    Row { name: "power-cut", wanted: "ext4 cut off under traffic: 0 acknowledged lost; disks that lie are caught", run: power_cut::run },
+    Row { name: "refusing-disk", wanted: "read-only, no inodes, no descriptors: refused, nothing acknowledged, goes on by itself", run: refusing::run },
     Row { name: "busy-to-idle-edge", wanted: "one turn each, in order, none waits over 1 s for an idle peer", run: edge::run },
     Row { name: "dialog-at-random", wanted: "0 dialogs answered, one copy each after a person answers", run: dialog::run },
     Row { name: "draft-untouched", wanted: "50 held, the draft byte-identical, then 50 in order", run: draft::run },

@@ -159,8 +159,14 @@ impl Host {
     }
 
     pub fn start(&mut self) {
+        let daemon = self.command(&["daemon"]);
+        self.start_by(daemon);
+    }
+
+    /// Starts a daemon by a command that becomes it.
+    pub fn start_by(&mut self, mut daemon: Command) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("daemon.log")).unwrap();
-        let child = self.command(&["daemon"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.daemon = Some(child);
         self.until("the daemon answers", || self.run(&["status"]).code == 0);
     }
@@ -279,6 +285,13 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Host {
+    /// Ends all that runs here.
+    pub fn end(&mut self) {
         if self.daemon.is_some() {
             let _ = self.run(&["daemon", "stop", "--all-peers"]);
         }
