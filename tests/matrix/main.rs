@@ -226,18 +226,27 @@ fn run_row(host: &Host, task: &Task, definition: &Definition, shapes: &[Shape], 
             eprintln!("    {} · {} · {}: {:.1} s", task.runtime.name, task.state.name(), shape.name, began.elapsed().as_secs_f64());
         }
         row.cells.push((shape.name.into(), outcome));
+        if task.state.kills() && stage.is_some() {
+            // A row of deaths makes each pause before the next launch longer: every cell has a peer of its own.
+            finish(&mut stage, &mut delivered, definition, &mut row);
+        }
     }
-    if let Some(mut stage) = stage {
+    finish(&mut stage, &mut delivered, definition, &mut row);
+    row
+}
+
+/// The last look at what one peer got, and its end.
+fn finish(stage: &mut Option<Stage>, delivered: &mut Vec<(String, &String, usize)>, definition: &Definition, row: &mut Row) {
+    if let Some(mut stage) = stage.take() {
         // A copy that came later is a copy, too.
         stage.truth.refresh();
-        for (id, body, m) in delivered {
+        for (id, body, m) in delivered.drain(..) {
             if let Err(why) = stage.truth.check(definition, &id, body) {
                 row.cells[m].1 = Outcome::Failed(format!("in the end: {why}"));
             }
         }
         stage.end();
     }
-    row
 }
 
 fn cell(stage: &mut Stage, shape: &Shape) -> Result<(Vec<String>, Outcome), String> {

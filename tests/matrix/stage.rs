@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(150);
 /// How long a person changes the size without pause.
 const RESIZING: Duration = Duration::from_secs(2);
+/// A screen that has not changed for so long is at rest.
+const CALM: Duration = Duration::from_millis(700);
 const DRAFT: &str = "half typed dra";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,11 @@ impl State {
             State::CopyMode => "copy mode",
             State::Resizing => "resizing",
         }
+    }
+
+    /// Whether the agent dies in it.
+    pub fn kills(self) -> bool {
+        matches!(self, State::KilledAtPaste | State::KilledAtEnter)
     }
 
     /// Why a state is not produced for a runtime.
@@ -201,6 +208,18 @@ impl<'a> Stage<'a> {
         self.on_pane("send-keys", keys);
     }
 
+    /// A program that is still drawing what it starts with is not stopped in the midst of that.
+    fn calm(&mut self) -> Result<(), String> {
+        let mut last = (String::new(), Instant::now());
+        self.until("it has nothing more to draw", |s| {
+            let now = s.screen() + &s.on_pane("display-message", &["-p", "#{cursor_flag} #{pane_title}"]);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            last.1.elapsed() > CALM
+        })
+    }
+
     /// An order to the fake agent; its state after it.
     fn agent(&self, order: &str) -> Value {
         let answer = || {
@@ -295,7 +314,12 @@ impl<'a> Stage<'a> {
             }
             (State::KilledAtPaste, Kind::Fake) => drop(self.agent("die paste")),
             (State::KilledAtEnter, _) => drop(self.agent("die enter")),
-            (State::KilledAtPaste | State::NotReading, _) => self.signal(Signal::SIGSTOP)?,
+            (State::KilledAtPaste | State::NotReading, kind) => {
+                if kind == Kind::Real {
+                    self.calm()?;
+                }
+                self.signal(Signal::SIGSTOP)?;
+            }
             (State::Draft, _) => {
                 self.keys(&["-l", DRAFT]);
                 self.shows(DRAFT)?;
@@ -424,7 +448,7 @@ impl<'a> Stage<'a> {
 
     pub fn outcome(&self, held: String, first: &str) -> Result<Outcome, String> {
         let again = self.truth.first_turn_with(first).contains(" redelivered=\"2\"");
-        match (again, matches!(self.state, State::KilledAtPaste | State::KilledAtEnter)) {
+        match (again, self.state.kills()) {
             (true, true) => Ok(Outcome::Again),
             (true, false) => Err("said to be redelivered, but no agent died".into()),
             (false, true) => Err("not said to be redelivered".into()),

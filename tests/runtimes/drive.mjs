@@ -6,6 +6,7 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import fs from 'node:fs'
 import path from 'node:path'
+import { dialogs } from './dialogs.mjs'
 import { lifecycle } from './lifecycle.mjs'
 
 const [runtime, iapeer] = process.argv.slice(2)
@@ -143,7 +144,10 @@ async function exact(body) {
   return `evidence ${sent.evidence}`
 }
 
-const stateOf = (name) => path.join(root, 'state/peers', `${runtime}-${name}`)
+function stateOf(name) {
+  const peers = path.join(root, 'state/peers')
+  return path.join(peers, fs.readdirSync(peers).find((identity) => identity.slice(identity.indexOf('-') + 1) === name) ?? `${runtime}-${name}`)
+}
 
 function session(name = 'boris') {
   return JSON.parse(fs.readFileSync(path.join(stateOf(name), 'session.json'), 'utf8'))
@@ -163,11 +167,6 @@ function tmux(name, ...args) {
 const keysTo = (name, ...words) => tmux(name, 'send-keys', ...words)
 const keys = (...words) => keysTo('boris', ...words)
 const screen = (name = 'boris') => tmux(name, 'capture-pane', '-p')
-
-const permission = {
-  claude: 'MOCK:bash touch permission-was-given; id',
-  codex: 'MOCK:tool exec_command {"cmd":"touch permission-was-given","sandbox_permissions":"require_escalated","justification":"x"}',
-}[runtime]
 
 const tool = {
   claude: 'MOCK:bash perl -e "sleep 4711"',
@@ -221,43 +220,7 @@ async function main() {
     if (turnsAtModel(second.id) !== 1) throw new Error('not one turn')
     await until('the turn ends', () => presence().turn === 'idle')
   })
-  await check('a permission dialog is not answered', async () => {
-    sendText(permission, '--wait', 'submitted', '--timeout', '60')
-    await until('the dialog is open', () => /1\. Yes/.test(screen()))
-    const held = sendText('an innocent message')
-    await until('it is held', () => presence().reason === 'approval')
-    if (!/1\. Yes/.test(screen())) throw new Error('the dialog is gone')
-    if (fs.existsSync(path.join(project, 'permission-was-given'))) throw new Error('the permission was given')
-    keys('Escape')
-    await until('it is at the model', () => atModel(held.id) !== null)
-    if (fs.existsSync(path.join(project, 'permission-was-given'))) throw new Error('the permission was given')
-    await until('the turn ends', () => presence().turn === 'idle')
-  })
-  await check(`a permission dialog at random moments, ${DIALOG_TRIES} times`, async () => {
-    for (let n = 0; n < DIALOG_TRIES; n++) {
-      const asked = sendText(permission)
-      // The random moment is the point of this check, not a wait for something.
-      await pause(Math.random() * 900)
-      const innocent = sendText(`innocent ${n}`, '--urgent')
-      await until('the dialog is open, or the turn was interrupted before', () => /1\. Yes/.test(screen()) || atModel(innocent.id) !== null)
-      if (/1\. Yes/.test(screen())) {
-        await until('the message waits for a person', () => ['approval', 'busy'].includes(presence().reason))
-        await pause(300)
-        if (!/1\. Yes/.test(screen())) throw new Error(`try ${n}: the dialog is gone`)
-        keys('Escape')
-      }
-      await until('the innocent message is at the model', () => atModel(innocent.id) !== null)
-      if (turnsAtModel(innocent.id) !== 1) throw new Error(`try ${n}: ${turnsAtModel(innocent.id)} turns`)
-      await until('the turn ends', () => {
-        // Urgent mail goes first: the question may have come only now.
-        if (/1\. Yes/.test(screen())) keys('Escape')
-        return presence().turn === 'idle' && presence().queue.waiting === 0
-      })
-      if (fs.existsSync(path.join(project, 'permission-was-given'))) throw new Error(`try ${n}: the permission was given`)
-      // Interrupted at once, it may never have been asked; it is never asked twice.
-      if (turnsAtModel(asked.id) > 1) throw new Error(`try ${n}: the question made ${turnsAtModel(asked.id)} turns`)
-    }
-  })
+  await dialogs({ runtime, root, project, tries: DIALOG_TRIES, run, ok, sendTo, until, pause, requests, presence, atModel, turnsAtModel, check, keysTo, screen })
   await check(`a draft is byte-identical after ${DRAFT_TRIES} deliveries were attempted`, async () => {
     const row = () => screen().split('\n').find((l) => /^[❯›][\u00a0 ]half typed dra/.test(l))
     keys('-l', 'half typed dra')
