@@ -40,7 +40,7 @@ codes! {
     NotAllowed        "not_allowed"        403 3 false "this caller may not do that";
     Unauthorized      "unauthorized"       401 3 false "the caller could not be identified";
     MessageUnknown    "message_unknown"    404 3 false "no message has this id";
-    Capacity          "capacity"           503 3 true  "no room for another live peer";
+    Capacity          "capacity"           503 3 true  "no room for another live peer, or for a look at the caller";
     NothingToResume   "nothing_to_resume"  409 3 false "there is no earlier conversation to resume";
     WakeFailed        "wake_failed"        502 1 true  "the peer could not be started";
     NotConfirmed      "not_confirmed"      502 1 false "typed, but nothing proves that the agent took it";

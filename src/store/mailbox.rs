@@ -455,7 +455,8 @@ impl RecordFault {
     /// What reading says of planted things (no regular file, too large, a symlink, a socket, another
     /// user's) is a verdict; everything else (no descriptors, no memory, a bad disk) is not.
     pub(super) fn of(error: io::Error) -> Self {
-        let planted = matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::PermissionDenied | io::ErrorKind::IsADirectory);
+        use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, PermissionDenied};
+        let planted = matches!(error.kind(), InvalidData | PermissionDenied | IsADirectory | NotADirectory);
         let odd = matches!(error.raw_os_error(), Some(nix::libc::ELOOP | nix::libc::ENXIO));
         if planted || odd { RecordFault::Content(error.to_string()) } else { RecordFault::Io(error) }
     }

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(150);
 /// How long a person changes the size without pause.
 const RESIZING: Duration = Duration::from_secs(2);
+/// Longer than an agent takes that asks something after a paste.
+const DIALOG_AFTER_PASTE: Duration = Duration::from_millis(150);
 /// A screen that has not changed for so long is at rest.
 const CALM: Duration = Duration::from_millis(700);
 const DRAFT: &str = "half typed dra";
@@ -277,6 +279,7 @@ impl<'a> Stage<'a> {
             // What is stopped or covered in the midst of a turn could not tell of its end.
             self.until("the last turn is over", |s| s.api.is_idle(&s.name.clone()) && !s.screen().contains("esc to interrupt"))?;
         }
+        self.refuse_what_opens()?;
         match (self.state, self.runtime.kind) {
             (State::Idle, _) => {}
             (State::Resizing, _) => self.drag(true),
@@ -405,6 +408,21 @@ impl<'a> Stage<'a> {
         if let Some(attached) = &mut self.attached {
             attached.drag(on);
         }
+    }
+
+    /// A dialog that the last paste brings must not come over the state that is to be made.
+    fn refuse_what_opens(&mut self) -> Result<(), String> {
+        if self.runtime.name != "asking" || self.session().is_none() {
+            return Ok(());
+        }
+        let mut quiet = Instant::now();
+        self.until("no more dialogs open", |s| {
+            if s.agent("state")["dialog"] == true {
+                s.agent("refuse");
+                quiet = Instant::now();
+            }
+            quiet.elapsed() > DIALOG_AFTER_PASTE
+        })
     }
 
     /// What a person at the terminal does meanwhile: refuses whatever a fake agent asks, and is done with

@@ -1,10 +1,11 @@
 //! Mail beside the plain delivery: several recipients, keys, limits, the end of a time to live, parked and
 //! dropped mail, readers without a terminal, attachments, raw text, sends that find no daemon.
 
+use crate::delivery::raw_post;
 use crate::harness::{Host, body_of};
 use iapeer::core::message::ProcessRef;
 use iapeer::sys::process::is_alive;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn id(sent: &Value) -> String {
     sent["id"].as_str().unwrap_or_else(|| panic!("{sent}")).to_string()
@@ -190,6 +191,27 @@ fn one_sender_has_a_rate_and_a_share_of_a_queue() {
         }
     }
     assert!(codes.contains(&Some("rate_limited".into())), "{codes:?}");
+}
+
+#[test]
+fn the_default_limits_pace_a_pair_refuse_a_flood_and_bound_a_queue() {
+    let host = Host::with_peers(&["a", "b", "c"]);
+    host.run(&["stop", "c"]).ok();
+    let socket = host.root().join("run/iapeer.sock");
+    let send = |body: Value| -> Value {
+        let answer = raw_post(&socket, "/v1/messages", &body.to_string());
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap_or_else(|e| panic!("{e}: {answer}"))
+    };
+    // A pair of agents: a bucket of 30. One sender: 60 at once, and 10 a second.
+    let answers: Vec<Value> = (0..90).map(|n| send(json!({"to": "a", "from": "b", "text": n.to_string()}))).collect();
+    let paced = answers.iter().position(|a| a["reason"] == "paced").unwrap();
+    let refused = answers.iter().position(|a| a["error"]["code"] == "rate_limited").unwrap();
+    assert!((30..=32).contains(&paced), "paced from message {paced} on");
+    assert!((60..85).contains(&refused), "refused from message {refused} on");
+    // The operator is neither paced nor slowed down, but no queue has more than a thousand.
+    let answers: Vec<Value> = (0..1001).map(|n| send(json!({"to": "c", "text": n.to_string(), "queue": true}))).collect();
+    let full: Vec<usize> = (0..1001).filter(|n| answers[*n]["error"]["code"] == "queue_full").collect();
+    assert_eq!(full, [1000], "{}", answers[1000]);
 }
 
 #[test]

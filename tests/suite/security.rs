@@ -4,7 +4,7 @@
 //! test (see [`Agent`]). What other processes of the same user could do on purpose is not the subject.
 
 use crate::delivery::raw_post;
-use crate::harness::{Host, program, tmux};
+use crate::harness::{Host, body_of, program, tmux};
 use crate::refusals::{define, tree};
 use iapeer::core::record;
 use iapeer::store::disk::OsDisk;
@@ -218,6 +218,46 @@ fn mail_that_an_agent_sends_while_no_daemon_runs_is_its_own_and_forged_tokens_ar
     assert_eq!(sends(&spool.join("corrupt")).len(), 2, "what was forged is kept aside");
     let inbox = agent.host.run(&["inbox", "--keep"]).ok().out;
     assert_eq!(inbox.matches("its token does not fit").count(), 2, "{inbox}");
+}
+
+#[test]
+fn the_bridge_of_an_agent_outlives_the_daemon() {
+    let mut agent = Agent::with_peers(&["b"]);
+    let call = |id: u32, text: &str| {
+        format!(
+            r#"echo '{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":{{"name":"send_to_peer","arguments":{{"name":"b","text":"{text}"}}}}}}' >&3
+until grep -q '"id":{id}' said; do sleep 0.02; done"#
+        )
+    };
+    agent.begins(&format!(
+        r#"mkfifo asks; iapeer mcp < asks > said & exec 3> asks
+echo '{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-06-18","capabilities":{{}},"clientInfo":{{"name":"t","version":"1"}}}}}}' >&3
+echo '{{"jsonrpc":"2.0","method":"notifications/initialized"}}' >&3
+{}
+touch sent; while [ ! -e down ]; do sleep 0.02; done
+{}
+touch spooled; while [ ! -e up ]; do sleep 0.02; done
+{}
+exec 3>&-; wait; cat said"#,
+        call(2, "before"),
+        call(3, "while no daemon runs"),
+        call(4, "after")
+    ));
+    agent.host.until("the bridge has sent", || agent.dir.join("sent").exists());
+    agent.host.kill_daemon();
+    std::fs::write(agent.dir.join("down"), "").unwrap();
+    agent.host.until("the bridge has left a message", || agent.dir.join("spooled").exists());
+    agent.host.start();
+    std::fs::write(agent.dir.join("up"), "").unwrap();
+    let said = agent.answer();
+    assert!(said.lines().any(|l| l.contains("\"id\":3") && l.contains("daemon down")), "{said}");
+    agent.host.until("all have arrived", || agent.host.turns("b").len() >= 3);
+    agent.host.until("nothing waits", || agent.host.presence("b")["queue"]["waiting"] == 0);
+    let turns = agent.host.turns("b");
+    assert!(turns.iter().all(|t| t.contains("from=\"puppet-a\"")), "{turns:?}");
+    let mut bodies: Vec<&str> = turns.iter().map(|t| body_of(t)).collect();
+    bodies.sort();
+    assert_eq!(bodies, ["after", "before", "while no daemon runs"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use super::log::Step;
 use crate::ports::disk::{Disk, Placed};
 use crate::store::disk::remove_if_there;
-use crate::store::mailbox::NOTE_CAP;
+use crate::store::mailbox::{NOTE_CAP, RecordFault};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
@@ -38,16 +38,29 @@ pub fn redo(disk: &dyn Disk, base: &Path, steps: &[Step], after: After) -> io::R
     let mut redo = Redo { disk, after, names: BTreeMap::new(), changed: 0 };
     for (path, bytes) in records {
         let Some(file) = File::of(&path) else { continue };
-        redo.record(&file, ends.get(&file).unwrap_or(&path), bytes)?;
+        readable(&path, redo.record(&file, ends.get(&file).unwrap_or(&path), bytes))?;
     }
     for (file, to) in &ends {
-        redo.end(file, to)?;
+        readable(to, redo.end(file, to))?;
     }
     for (path, bytes) in claims {
         let Some(file) = File::of(&path.with_extension("")) else { continue };
-        redo.claim(&file, &path, bytes)?;
+        readable(&path, redo.claim(&file, &path, bytes))?;
     }
     Ok(redo.changed)
+}
+
+/// What stands in the way of one mailbox by being something else (a file in the place of a folder) is no reason to
+/// serve none; a disk that refuses is.
+fn readable(path: &Path, done: io::Result<()>) -> io::Result<()> {
+    match done.map_err(RecordFault::of) {
+        Ok(()) => Ok(()),
+        Err(RecordFault::Content(error)) => {
+            tracing::error!(%error, path = %path.display(), "what the journal knows could not be put in its place");
+            Ok(())
+        }
+        Err(RecordFault::Io(error)) => Err(error),
+    }
 }
 
 /// A record, wherever it lies in its mailbox.
@@ -132,6 +145,9 @@ impl Redo<'_> {
         }
         let (Some(dir), Some(name)) = (kept.parent().map(Path::to_path_buf), kept.file_name().map(OsString::from)) else { return Ok(()) };
         let temp = file.queue.join("tmp").join(&name);
+        // A copy of a tree may have left its empty folders out.
+        self.disk.create_dir(&file.queue.join("tmp"))?;
+        self.disk.create_dir(&dir)?;
         remove_if_there(self.disk, &temp)?;
         self.disk.keep(&[Placed { temp, kept, bytes: bytes.to_vec(), replaces: true }])?;
         self.names(&dir)?.insert(name);

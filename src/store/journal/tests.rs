@@ -1,3 +1,5 @@
+//! What the journal keeps, brings back and leaves alone.
+
 #![allow(clippy::disallowed_methods, reason = "tests write the files they read")]
 
 use super::*;
@@ -122,6 +124,26 @@ fn a_refused_message_stays_refused_when_nothing_can_be_mended() {
     let disk = bed.open("second");
     let waiting: Vec<u64> = Mailbox::open(&disk, bed.queue()).unwrap().scan(&disk).unwrap().waiting.iter().map(|e| e.key.seq).collect();
     assert_eq!(waiting, [1]);
+}
+
+#[test]
+fn what_stands_in_the_way_of_one_mailbox_keeps_no_other_from_coming_back() {
+    let bed = Bed::new();
+    let disk = bed.open("first");
+    let other = bed.dir.path().join("state/peers/echo-bob/queue");
+    for (queue, n) in [(bed.queue(), 1), (other.clone(), 2)] {
+        Mailbox::open(&disk, queue).unwrap().enqueue(&disk, &letter(n)).unwrap();
+    }
+    drop(disk);
+    // Ann's folders are gone but for a file in the place of one; Bob's are empty.
+    fs::remove_dir_all(bed.queue()).unwrap();
+    fs::create_dir(bed.queue()).unwrap();
+    fs::write(bed.queue().join("new"), "").unwrap();
+    for folder in ["new", "tmp"] {
+        fs::remove_dir_all(other.join(folder)).unwrap();
+    }
+    bed.open("second");
+    assert!(other.join("new").join(letter(2).key().file_name()).exists());
 }
 
 #[test]
