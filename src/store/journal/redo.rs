@@ -5,11 +5,12 @@
 //! record that has ended.
 
 use super::log::Step;
+use crate::core::message::{Key, MessageId};
 use crate::ports::disk::{Disk, Placed};
 use crate::store::disk::remove_if_there;
 use crate::store::mailbox::{NOTE_CAP, RecordFault};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -28,14 +29,22 @@ pub fn redo(disk: &dyn Disk, base: &Path, steps: &[Step], after: After) -> io::R
     let mut records = BTreeMap::new();
     let mut claims = BTreeMap::new();
     let mut ends = BTreeMap::new();
+    // By what name each message was kept last: who had no answer may have sent it again.
+    let mut latest = BTreeMap::new();
     for step in steps {
         match step {
             Step::Kept { path, bytes } if path.ends_with(".claim") => drop(claims.insert(base.join(path), bytes)),
-            Step::Kept { path, bytes } => drop(records.insert(base.join(path), bytes)),
+            Step::Kept { path, bytes } => {
+                let path = base.join(path);
+                if let Some((file, id)) = File::of(&path).and_then(|file| id_of(&file.name).map(|id| (file, id))) {
+                    latest.insert((file.queue, id), file.name);
+                }
+                records.insert(path, bytes);
+            }
             Step::Moved { from, to } => drop(File::of(&base.join(from)).map(|file| ends.insert(file, base.join(to)))),
         }
     }
-    let mut redo = Redo { disk, after, names: BTreeMap::new(), changed: 0 };
+    let mut redo = Redo { disk, after, names: BTreeMap::new(), latest, ids: BTreeMap::new(), changed: 0 };
     for (path, bytes) in records {
         let Some(file) = File::of(&path) else { continue };
         readable(&path, redo.record(&file, ends.get(&file).unwrap_or(&path), bytes))?;
@@ -63,6 +72,10 @@ fn readable(path: &Path, done: io::Result<()>) -> io::Result<()> {
     }
 }
 
+fn id_of(name: &OsStr) -> Option<MessageId> {
+    name.to_str().and_then(Key::from_file_name).map(|key| key.id)
+}
+
 /// A record, wherever it lies in its mailbox.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct File {
@@ -81,6 +94,9 @@ struct Redo<'a> {
     after: After,
     /// What lies in the folders looked at so far.
     names: BTreeMap<PathBuf, BTreeSet<OsString>>,
+    latest: BTreeMap<(PathBuf, MessageId), OsString>,
+    /// The messages that each mailbox had when it was first looked at.
+    ids: BTreeMap<PathBuf, BTreeSet<MessageId>>,
     changed: usize,
 }
 
@@ -105,11 +121,29 @@ impl Redo<'_> {
         Ok(None)
     }
 
+    /// Whether its mailbox has a record of the same message under another name.
+    fn has_another(&mut self, file: &File) -> io::Result<bool> {
+        let Some(id) = id_of(&file.name) else { return Ok(false) };
+        if self.latest.get(&(file.queue.clone(), id.clone())).is_some_and(|name| *name != file.name) {
+            return Ok(true);
+        }
+        if !self.ids.contains_key(&file.queue) {
+            let mut ids = BTreeSet::new();
+            for folder in FOLDERS {
+                ids.extend(self.names(&file.queue.join(folder))?.iter().filter_map(|name| id_of(name)));
+            }
+            self.ids.insert(file.queue.clone(), ids);
+        }
+        Ok(self.ids.get(&file.queue).is_some_and(|ids| ids.contains(&id)))
+    }
+
     fn record(&mut self, file: &File, lost: &Path, bytes: &[u8]) -> io::Result<()> {
         match self.lies(file)? {
             // Whatever lies there has been looked at by then.
             Some("corrupt") => Ok(()),
             Some(folder) => self.give(file, file.queue.join(folder).join(&file.name), bytes),
+            // Sent again, after a kill: that one counts.
+            None if self.has_another(file)? => Ok(()),
             // A peer that was removed has no mailbox any more.
             None if self.after == After::PowerCut && !self.names(&file.queue)?.is_empty() => self.give(file, lost.into(), bytes),
             None => Ok(()),

@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests write the files they read")]
 
 use super::*;
-use crate::core::message::{Ending, Message, State};
+use crate::core::message::{Ending, Key, Message, State};
 use crate::core::record::tests::sample;
 use crate::store::disk::OsDisk;
 use crate::store::mailbox::Mailbox;
@@ -124,6 +124,41 @@ fn a_refused_message_stays_refused_when_nothing_can_be_mended() {
     let disk = bed.open("second");
     let waiting: Vec<u64> = Mailbox::open(&disk, bed.queue()).unwrap().scan(&disk).unwrap().waiting.iter().map(|e| e.key.seq).collect();
     assert_eq!(waiting, [1]);
+}
+
+#[test]
+fn a_message_that_was_sent_again_after_a_kill_comes_back_once() {
+    let bed = Bed::new();
+    let disk = bed.open("first");
+    let mailbox = Mailbox::open(&disk, bed.queue()).unwrap();
+    mailbox.enqueue(&disk, &letter(1)).unwrap();
+    drop(disk);
+    // Killed before its file was made and its sender had an answer.
+    fs::remove_file(bed.record("new", 1)).unwrap();
+    let disk = bed.open("first");
+    let again = Message { seq: 2, ..letter(1) };
+    mailbox.enqueue(&disk, &again).unwrap();
+    let ending = Ending { state: State::Submitted, evidence: None, reason: None, at: "t".into(), attempt: 1, incarnation: 1 };
+    mailbox.finish(&disk, &again.key(), &ending).unwrap();
+    mailbox.enqueue(&disk, &letter(3)).unwrap();
+    drop(disk);
+    let whole = bed.dir.path().join("whole");
+    let copied = std::process::Command::new("cp").arg("-r").arg(bed.dir.path().join("state")).arg(&whole).status().unwrap();
+    assert!(copied.success());
+    // A power cut takes nothing, or all files.
+    for nothing_left in [false, true] {
+        if nothing_left {
+            fs::remove_dir_all(bed.dir.path().join("state")).unwrap();
+            fs::rename(&whole, bed.dir.path().join("state")).unwrap();
+            let files = ["new", "cur", "done"].map(|f| fs::read_dir(bed.queue().join(f)).unwrap()).into_iter().flatten();
+            files.for_each(|file| fs::remove_file(file.unwrap().path()).unwrap());
+        }
+        let disk = bed.open("second");
+        let scan = Mailbox::open(&disk, bed.queue()).unwrap().scan(&disk).unwrap();
+        let waiting: Vec<Key> = scan.waiting.into_iter().map(|e| e.key).collect();
+        assert_eq!(waiting, [letter(3).key()], "nothing left: {nothing_left}");
+        assert_eq!(fs::read_dir(bed.queue().join("done")).unwrap().count(), if nothing_left { 1 } else { 2 });
+    }
 }
 
 #[test]
