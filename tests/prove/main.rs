@@ -18,6 +18,7 @@ mod api;
 mod card;
 mod connections;
 mod daemon_kill;
+mod daemons;
 mod deaths;
 mod dialog;
 mod draft;
@@ -40,6 +41,7 @@ mod tally;
 mod tmux_client;
 mod tmux_port;
 mod tracer;
+mod upgrade;
 mod waiting;
 
 use report::{Report, Verdict};
@@ -66,6 +68,8 @@ struct Row {
 const ROWS: &[Row] = &[
     Row { name: "tmux-client-killed", wanted: "killed before each system call of paste and submit: one copy, one turn", run: tmux_client::run },
     Row { name: "daemon-kill-random", wanted: "kill -9 under traffic: 0 lost, 0 doubled, 0 sessions restarted", run: daemon_kill::run },
+    Row { name: "upgrade", wanted: "another build takes over amid 100 deliveries: 0 lost, 0 doubled, 0 sessions restarted", run: upgrade::run },
+    Row { name: "ten-daemons", wanted: "started at once: one winner in every round", run: daemons::run },
     Row { name: "power-cut", wanted: "ext4 cut off under traffic: 0 acknowledged lost; disks that lie are caught", run: power_cut::run },
     Row { name: "refusing-disk", wanted: "read-only, no inodes, no descriptors: refused, nothing acknowledged, goes on by itself", run: refusing::run },
     Row { name: "busy-to-idle-edge", wanted: "one turn each, in order, none waits over 1 s for an idle peer", run: edge::run },
