@@ -226,7 +226,7 @@ fn run_row(host: &Host, task: &Task, definition: &Definition, shapes: &[Shape], 
             eprintln!("    {} · {} · {}: {:.1} s", task.runtime.name, task.state.name(), shape.name, began.elapsed().as_secs_f64());
         }
         row.cells.push((shape.name.into(), outcome));
-        if task.state.kills() && stage.is_some() {
+        if task.state.ends() && stage.is_some() {
             // A row of deaths makes each pause before the next launch longer: every cell has a peer of its own.
             finish(&mut stage, &mut delivered, definition, &mut row);
         }

@@ -74,9 +74,14 @@ impl State {
         }
     }
 
-    /// Whether the agent dies in it.
+    /// Whether the agent dies with the message.
     pub fn kills(self) -> bool {
         matches!(self, State::KilledAtPaste | State::KilledAtEnter)
+    }
+
+    /// Whether the agent ends in it, young.
+    pub fn ends(self) -> bool {
+        self.kills() || self == State::Asleep
     }
 
     /// Why a state is not produced for a runtime.
@@ -301,19 +306,17 @@ impl<'a> Stage<'a> {
                 })?;
             }
             (State::Asleep, kind) => {
-                if self.session().is_some() {
-                    self.ensure_live()?;
-                    match kind {
-                        Kind::Fake => drop(self.agent("exit 0")),
-                        _ => {
-                            let quit = self.definition.control.quit.clone().unwrap_or_default();
-                            self.keys(&["-l", &quit]);
-                            self.shows(&regex::escape(&quit))?;
-                            self.keys(&["Enter"]);
-                        }
+                self.ensure_live()?;
+                match kind {
+                    Kind::Fake => drop(self.agent("exit 0")),
+                    _ => {
+                        let quit = self.definition.control.quit.clone().unwrap_or_default();
+                        self.keys(&["-l", &quit]);
+                        self.shows(&regex::escape(&quit))?;
+                        self.keys(&["Enter"]);
                     }
-                    self.until("it sleeps", |s| s.session().is_none())?;
                 }
+                self.until("it sleeps", |s| s.session().is_none())?;
             }
             (State::KilledAtPaste, Kind::Fake) => drop(self.agent("die paste")),
             (State::KilledAtEnter, _) => drop(self.agent("die enter")),
