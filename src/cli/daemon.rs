@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 const END_LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn run(root: Root, notify: Notify) -> Outcome {
-    if below_a_keeper() {
+    if below_a_keeper(&root) {
         return Err(Fault::new(Code::DaemonUnreachable, "an agent's child must not become the daemon").hint("the operator runs `iapeer daemon`"));
     }
     let filter = EnvFilter::try_from_env("IAPEER_LOG").unwrap_or_else(|_| EnvFilter::new("warn,iapeer=info"));

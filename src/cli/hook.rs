@@ -37,9 +37,14 @@ pub async fn report(root: &Root, event: &str, payload: serde_json::Value) {
         return;
     }
     let Some((identity, incarnation)) = session() else { return };
-    let left = HookReport { v: 1, identity, incarnation, event: request.event, payload: request.payload };
+    let left = HookReport { v: 1, identity, incarnation, secret: secret(), event: request.event, payload: request.payload };
     // There is nobody to tell of a failure; the transcript is the other evidence.
     let _ = spool::leave(&root.hook_spool(), &left, accept::new_id().as_str());
+}
+
+/// The secret that this session was given.
+pub fn secret() -> Option<String> {
+    std::env::var("IAPEER_TOKEN").ok().filter(|t| t.len() == 64)
 }
 
 /// The session this process belongs to, by the mark in its environment.

@@ -5,30 +5,50 @@ use super::say;
 use crate::api::client::Client;
 use crate::core::fault::{Code, Fault};
 use crate::core::names::{Identity, Incarnation};
+use crate::daemon::state_file;
 use crate::store::layout::Root;
 use crate::sys::{notify, process, spawn};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// How long a daemon started in the background may take to answer.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
-/// Whether this process runs below a keeper: an agent's child must not become the daemon.
-pub fn below_a_keeper() -> bool {
-    std::env::var_os("IAPEER_SESSION").is_some() || process::ancestors(std::process::id() as i32).iter().any(|p| process::keeps(p.pid).is_some())
+/// What is above this process.
+pub enum Above {
+    /// No keeper, and everything up to the first process was seen.
+    Nobody,
+    /// The keeper of a session of this root: its launch file says whose it is.
+    Session(Identity, Incarnation),
+    /// A keeper of something else, or what could not be seen: nobody is the operator for want of a look.
+    Unclear,
 }
 
-/// The session whose keeper is above this process: a keeper's launch file says whose it is.
-pub fn keeper_above(root: &Root) -> Option<(Identity, Incarnation)> {
-    process::ancestors(std::process::id() as i32).iter().find_map(|p| {
-        let launch_file = process::keeps(p.pid)?;
-        let incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;
-        let state = launch_file.parent()?;
-        let identity: Identity = state.file_name()?.to_str()?.parse().ok()?;
-        (state == root.peer_state(&identity)).then_some((identity, incarnation))
-    })
+/// Who is above, as the kernel says. It may have been started where pids mean something else (a namespace of its
+/// own) than to the daemon of this root.
+pub fn above(root: &Root) -> Above {
+    let foreign = state_file::pid_namespace(root).is_some_and(|daemon| Some(daemon) != process::pid_namespace());
+    let Some(chain) = process::lineage(process::own_pid()).ok().filter(|_| !foreign) else { return Above::Unclear };
+    let Some(launch_file) = chain.iter().find_map(|p| process::keeps(p.pid)) else { return Above::Nobody };
+    match session_of(root, &launch_file) {
+        Some((identity, incarnation)) => Above::Session(identity, incarnation),
+        None => Above::Unclear,
+    }
+}
+
+fn session_of(root: &Root, launch_file: &Path) -> Option<(Identity, Incarnation)> {
+    let incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;
+    let state = launch_file.parent()?;
+    let identity: Identity = state.file_name()?.to_str()?.parse().ok()?;
+    (state == root.peer_state(&identity)).then_some((identity, incarnation))
+}
+
+/// Whether this process runs below a keeper: an agent's child must not become the daemon.
+pub fn below_a_keeper(root: &Root) -> bool {
+    std::env::var_os("IAPEER_SESSION").is_some() || !matches!(above(root), Above::Nobody)
 }
 
 /// Connects; when no daemon runs, starts the service where one is installed, else one in the background.
@@ -38,7 +58,7 @@ pub async fn connect_or_start(root: &Root) -> Result<Client, Fault> {
         Err(fault) if fault.code == Code::DaemonUnreachable => fault,
         Err(fault) => return Err(fault),
     };
-    if below_a_keeper() {
+    if below_a_keeper(root) {
         return Err(fault.hint("an agent cannot start the daemon; the operator runs `iapeer daemon`"));
     }
     // Whatever stops a daemon from starting is better said here than in its log.

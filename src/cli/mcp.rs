@@ -98,7 +98,7 @@ impl ServerHandler for Bridge {
         let listed = ListToolsResult { tools: tools(), ..ListToolsResult::default() };
         // The first message waits until the program knows its tools.
         let root = self.root.clone();
-        if hook::session().is_some() || super::link::below_a_keeper() {
+        if hook::session().is_some() || super::link::below_a_keeper(&root) {
             tokio::spawn(async move { hook::report(&root, TOOLS_LISTED, serde_json::Value::Null).await });
         }
         Ok(listed)

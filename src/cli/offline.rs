@@ -1,7 +1,7 @@
 //! A send that finds no daemon: left in the spool for the next one, with the token of the session it
 //! comes from.
 
-use super::link;
+use super::link::{self, Above};
 use crate::api::shapes::{MessageView, SendRequest};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::{MessageId, State};
@@ -13,10 +13,16 @@ use crate::store::outbox::{self, Spooled, Token};
 use crate::store::{config_file, registry};
 use chrono::{Local, SecondsFormat};
 
-/// The session that this process runs in, if it runs in one.
-pub fn session(root: &Root) -> Option<(Identity, Incarnation)> {
-    let marked = super::hook::session();
-    marked.or_else(|| link::keeper_above(root))
+/// The session that this process runs in, if it runs in one, and whether its keeper is above.
+fn session(root: &Root) -> Result<Option<(Identity, Incarnation, bool)>, Fault> {
+    let untold = || Err(Fault::new(Code::Unauthorized, "this process comes from a session that cannot be told").hint("the operator can send in its place"));
+    match (link::above(root), super::hook::session()) {
+        (Above::Session(identity, inc), mark) if mark.as_ref().is_none_or(|m| *m == (identity.clone(), inc)) => Ok(Some((identity, inc, true))),
+        // Its keeper was killed, or it runs in a space of its own: the secret that it was given says who it is.
+        (Above::Nobody | Above::Unclear, Some((identity, inc))) => Ok(Some((identity, inc, false))),
+        (Above::Nobody, None) => Ok(None),
+        _ => untold(),
+    }
 }
 
 /// Leaves the send for the next daemon.
@@ -98,14 +104,10 @@ fn view(id: MessageId, from: Party, to: Party, request: &SendRequest, sent: Stri
 
 /// The token of the session above this process; nobody outside a session has one.
 fn token(root: &Root) -> Result<Option<Token>, Fault> {
-    let Some((identity, incarnation)) = session(root) else {
-        if link::below_a_keeper() {
-            return Err(Fault::new(Code::Unauthorized, "this process comes from a session that cannot be told").hint("the operator can send in its place"));
-        }
-        return Ok(None);
-    };
-    let given = std::env::var("IAPEER_TOKEN").ok().filter(|t| t.len() == 64);
-    let secret = given.or_else(|| outbox::secret(&OsDisk, root, &identity, incarnation));
+    let Some((identity, incarnation, kept)) = session(root)? else { return Ok(None) };
+    // A mark alone, which anybody may put into an environment, opens no file.
+    let kept = || outbox::secret(&OsDisk, root, &identity, incarnation).filter(|_| kept);
+    let secret = super::hook::secret().or_else(kept);
     let secret = secret.ok_or_else(|| Fault::new(Code::Unauthorized, format!("the session {identity}@{incarnation} has no token")))?;
     Ok(Some(Token { identity, incarnation, secret }))
 }

@@ -58,7 +58,7 @@ fn told(profile: &Profile, folder: &Path, as_json: bool) {
 
 /// Writes or changes the profile of a folder and enters it in the registry.
 fn make_peer(root: &Root, folder: &Path, name: Option<&str>, args: &ProfileArgs, runtime: Option<&RuntimeName>) -> Result<Profile, Fault> {
-    if below_a_keeper() {
+    if below_a_keeper(root) {
         return Err(Fault::new(Code::NotAllowed, "an agent may not make or change peers: that is the operator's"));
     }
     // A folder that is not there yet is made only when nothing speaks against it.

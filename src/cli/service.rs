@@ -61,13 +61,13 @@ pub async fn service(root: &Root, args: ServiceArgs, as_json: bool) -> Outcome {
             Ok(Done::Ok)
         }
         ServiceVerb::Install { print: false } => install(root, &service, as_json).await,
-        ServiceVerb::Uninstall => uninstall(&service, as_json).await,
+        ServiceVerb::Uninstall => uninstall(root, &service, as_json).await,
         ServiceVerb::Status => status(&service, as_json).await,
     }
 }
 
-fn operator(what: &str) -> Result<(), Fault> {
-    if below_a_keeper() {
+fn operator(root: &Root, what: &str) -> Result<(), Fault> {
+    if below_a_keeper(root) {
         return Err(Fault::new(Code::NotAllowed, format!("an agent may not {what} the service: that is the operator's")));
     }
     Ok(())
@@ -81,7 +81,7 @@ fn foreign(file: &Path, why: &str, verb: &str) -> Fault {
 }
 
 async fn install(root: &Root, service: &Service, as_json: bool) -> Outcome {
-    operator("install")?;
+    operator(root, "install")?;
     let (place, file) = (&service.place, &service.place.file);
     let text = service.text()?;
     let changed = match service.found()? {
@@ -135,8 +135,8 @@ async fn make_room(root: &Root, unit: String) -> Result<(), Fault> {
     }
 }
 
-async fn uninstall(service: &Service, as_json: bool) -> Outcome {
-    operator("uninstall")?;
+async fn uninstall(root: &Root, service: &Service, as_json: bool) -> Outcome {
+    operator(root, "uninstall")?;
     let (place, file) = (&service.place, &service.place.file);
     match service.found()? {
         Found::Foreign(why) => return Err(foreign(file, &why, "uninstall")),

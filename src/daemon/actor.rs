@@ -260,7 +260,7 @@ impl Actor {
     fn adopt(&mut self, record: SessionRecord) {
         self.host.capacity.note(&self.identity);
         if record.boot_id == self.host.boot_id {
-            self.host.note_keeper(&record.keeper, &self.identity, record.incarnation);
+            self.host.note_session(&record);
         }
         let definition = self.peer.definition.clone();
         self.live = Some(Live::new(&self.host, record, self.inbox.clone(), &definition));

@@ -21,7 +21,8 @@ use crate::core::screen::{Look, Screen, absent, classify};
 use crate::core::zone::Zone;
 use crate::ports::terminal::{Acted, Captured, PaneRef, Paste, Submit, TerminalError};
 use crate::runtime::transcript;
-use crate::store::disk::{OsDisk, create_dir, replace};
+use crate::store::disk::{OsDisk, replace};
+use crate::store::inbox;
 use crate::store::mailbox::RecordFault;
 use crate::store::peer_state::{PeerState, SessionRecord};
 use chrono::DateTime;
@@ -359,7 +360,7 @@ fn compose(host: &Host, identity: &Identity, definition: &Definition, message: &
     let place = host.place(&identity.personality).ok_or_else(|| format!("{} is in no registry", identity.personality))?;
     let inbox = place.folder.join(".iapeer/inbox");
     let path = inbox.join(format!("{}.txt", message.id));
-    create_dir(&inbox).and_then(|()| replace(&OsDisk, &path, sanitize::body(&message.body).as_bytes())).map_err(|e| format!("{}: {e}", path.display()))?;
+    inbox::ensure(&inbox).and_then(|()| replace(&OsDisk, &path, sanitize::body(&message.body).as_bytes())).map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(finish(envelope::render(message, attempt, Carriage::File { path: &path.to_string_lossy() })))
 }
 

@@ -217,7 +217,7 @@ pub fn collect(actor: &mut Actor, host: Arc<Host>, inc: Incarnation) {
             .maybe("max_rss_kib", exit.as_ref().map(|e| e.max_rss_kib))
             .maybe("detail", exit.and_then(|e| e.error));
         host.exit(line);
-        host.forget_keeper(&record.keeper);
+        host.forget_session(&record);
         let dir = host.root.peer_state(&identity);
         host.store.post("session end", move |store| PeerState::open(&*store.disk.clone(), dir.clone())?.clear_session()).await;
         Event::Collected { inc, last }.into()

@@ -20,6 +20,7 @@ use crate::ports::terminal::Terminal;
 use crate::runtime::load::{Reloaded, Runtimes};
 use crate::store::count::FolderCounts;
 use crate::store::layout::Root;
+use crate::store::peer_state::SessionRecord;
 use crate::store::profile_file::{self, Loaded};
 use crate::store::registry::{self, Place, Registry};
 use crate::tmux::watch::FileWatch;
@@ -234,11 +235,17 @@ impl Host {
         lock(&self.held_hooks).contains(file)
     }
 
-    pub fn note_keeper(&self, keeper: &ProcessRef, identity: &Identity, inc: Incarnation) {
-        lock(&self.keepers).insert((keeper.pid, keeper.start), (identity.clone(), inc));
+    /// Whoever comes from below these two is that session: its keeper, and its tmux server, by which an agent could
+    /// start something beside the keeper.
+    pub fn note_session(&self, session: &SessionRecord) {
+        for process in [&session.keeper, &session.server] {
+            lock(&self.keepers).insert((process.pid, process.start), (session.identity.clone(), session.incarnation));
+        }
     }
-    pub fn forget_keeper(&self, keeper: &ProcessRef) {
-        lock(&self.keepers).remove(&(keeper.pid, keeper.start));
+    pub fn forget_session(&self, session: &SessionRecord) {
+        for process in [&session.keeper, &session.server] {
+            lock(&self.keepers).remove(&(process.pid, process.start));
+        }
     }
     pub fn keeper_of(&self, process: &ProcessRef) -> Option<(Identity, Incarnation)> {
         lock(&self.keepers).get(&(process.pid, process.start)).cloned()

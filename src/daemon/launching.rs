@@ -169,7 +169,7 @@ async fn try_launch(host: &Arc<Host>, identity: &Identity, definition: &Definiti
         keeper_protocol: crate::keeper::record::PROTOCOL,
     };
     // Known from here on: a hook of this session may come at any moment.
-    host.note_keeper(&record.keeper, identity, inc);
+    host.note_session(&record);
     let (dir, written) = (dir.clone(), record.clone());
     let kept = host.store.run(move |store| {
         let disk = store.disk.clone();

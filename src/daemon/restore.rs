@@ -198,7 +198,8 @@ pub async fn end_stray(host: &Arc<Host>, identity: &Identity) -> Result<(), Stri
 fn read_spool(host: &Host, identity: &Identity, found: &mut Found) {
     let Ok(definition) = host.runtimes().get(&identity.runtime) else { return };
     for (path, report) in spool::read(&host.root.hook_spool()) {
-        if report.identity != *identity {
+        // What somebody else left in its name is put aside by the upkeep.
+        if report.identity != *identity || !report.is_genuine(&*host.disk, &host.root) {
             continue;
         }
         found.spool_files.push(path);

@@ -6,6 +6,7 @@ use super::host::Host;
 use super::orders;
 use crate::store::disk::{OsDisk, read_own, replace};
 use crate::store::layout::Root;
+use crate::sys::{clock, process};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -55,8 +56,17 @@ fn watch_all(host: &Arc<Host>) -> tokio::task::JoinSet<()> {
 
 /// The boot in which the last daemon wrote it.
 pub fn boot_before(root: &Root) -> Option<String> {
+    text_of(root, "boot_id")
+}
+
+/// The space of pids in which the last daemon ran, if it did so in this boot.
+pub fn pid_namespace(root: &Root) -> Option<String> {
+    text_of(root, "pid_namespace").filter(|_| boot_before(root) == Some(clock::boot_id()))
+}
+
+fn text_of(root: &Root, name: &str) -> Option<String> {
     let state: serde_json::Value = serde_json::from_slice(&read_own(&root.daemon_state(), CAP).ok()?).ok()?;
-    state["boot_id"].as_str().map(String::from)
+    state[name].as_str().map(String::from)
 }
 
 async fn write(host: &Arc<Host>) -> std::io::Result<()> {
@@ -66,6 +76,7 @@ async fn write(host: &Arc<Host>) -> std::io::Result<()> {
         "status": orders::status(host),
         "peers": orders::list(host),
         "boot_id": host.boot_id,
+        "pid_namespace": process::pid_namespace(),
     });
     let written = tokio::task::spawn_blocking(move || replace(&OsDisk, &path, state.to_string().as_bytes())).await;
     written.unwrap_or_else(|broken| Err(broken.into()))

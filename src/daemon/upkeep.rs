@@ -115,7 +115,10 @@ async fn retry_degraded(host: &Arc<Host>) {
 /// What found no daemon: hook reports that no actor has read, and sends.
 async fn take_in(host: &Arc<Host>) {
     for (path, report) in spool::read(&host.root.hook_spool()) {
-        if !host.holds_hook(&path) && host.existing(&report.identity).is_some() {
+        if !report.is_genuine(&*host.disk, &host.root) {
+            let reason = format!("a hook's report in the name of {}@{}, without its secret", report.identity, report.incarnation);
+            put_aside(host, &path, "corrupt", &reason).await;
+        } else if !host.holds_hook(&path) && host.existing(&report.identity).is_some() {
             // A hook that found the socket missing may leave its report when this daemon answers already.
             orders::hook(host, &report.identity, report.incarnation, &report.event, &report.payload).await;
             host.store.post("spool", move |store| crate::store::disk::remove_if_there(&*store.disk, &path)).await;
@@ -190,7 +193,7 @@ async fn put_aside(host: &Arc<Host>, path: &Path, folder: &'static str, reason: 
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     host.lifecycle(Line::new("registry").with("action", "quarantined").with("file", &name).with("reason", reason));
     if folder == "corrupt" {
-        host.notify_operator(format!("a spooled message was put aside as {}: {reason}", target.display())).await;
+        host.notify_operator(format!("a spooled record was put aside as {}: {reason}", target.display())).await;
     }
 }
 

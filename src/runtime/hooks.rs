@@ -49,7 +49,13 @@ pub fn interpret(definition: &Definition, event: &str, payload: &Value) -> Heard
     };
     let last = turn.final_text.iter().find_map(|name| text(name)).filter(|t| !t.trim().is_empty());
     let final_text = last.filter(|_| fact == Some(HookFact::TurnEnded));
-    Heard { fact, session_id: text("session_id"), transcript: text("transcript_path"), final_text }
+    Heard { fact, session_id: text("session_id").filter(|id| is_session_id(id)), transcript: text("transcript_path"), final_text }
+}
+
+/// It becomes an argument of a later launch: nothing that could pass for an option.
+fn is_session_id(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|b| b.is_ascii_alphanumeric()) && text.len() <= 128 && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]
@@ -57,6 +63,14 @@ mod tests {
     use super::*;
     use crate::core::names::RuntimeName;
     use crate::runtime::load::Runtimes;
+
+    #[test]
+    fn a_session_id_is_never_an_option() {
+        let good = ["0199a0b0-0000-7000-8000-000000000001", "ses_4c2", "a"];
+        assert!(good.into_iter().all(is_session_id));
+        let bad = ["", "-x", "--dangerously-skip-permissions", "-cnotify=[]", "a b", "a=b", "../x", &"a".repeat(129)];
+        assert!(!bad.into_iter().any(is_session_id));
+    }
 
     #[test]
     fn what_a_program_says_of_a_failed_turn_is_no_final_text() {

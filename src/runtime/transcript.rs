@@ -55,13 +55,25 @@ pub fn mark(path: &str) -> Option<TranscriptMark> {
     Some(TranscriptMark { path: path.into(), inode: meta.ino(), offset: meta.len() })
 }
 
+/// A proof further behind the mark is not looked for.
+const MOST_PROOF: u64 = 1024 * 1024 * 1024;
+
 /// Whether the transcript proves the message: behind the mark, or from the start of a file that was
 /// born later.
 pub fn proves(definition: &Definition, path: &str, mark: Option<&TranscriptMark>, id: &MessageId) -> bool {
     let Ok(meta) = std::fs::metadata(Path::new(path)) else { return false };
     let offset = mark.filter(|m| m.path == path && m.inode == meta.ino() && m.offset <= meta.len()).map_or(0, |m| m.offset);
-    let lines = Tail::new(path.into(), offset).lines();
-    lines.iter().any(|l| matches!(read(definition, l), Some(Said::UserTurn(ids)) if ids.contains(id)))
+    let mut tail = Tail::new(path.into(), offset);
+    let end = offset.saturating_add(MOST_PROOF);
+    loop {
+        let before = tail.offset;
+        if tail.lines().iter().any(|l| matches!(read(definition, l), Some(Said::UserTurn(ids)) if ids.contains(id))) {
+            return true;
+        }
+        if tail.offset == before || tail.offset > end {
+            return false;
+        }
+    }
 }
 
 #[cfg(test)]

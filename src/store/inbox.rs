@@ -65,11 +65,29 @@ pub fn open(path: &Path, within: Option<&Path>, limits: &Limits) -> Result<Sourc
     Ok(Source { path: real, file })
 }
 
+/// Makes an inbox where there is none. What leads somewhere else (a link that came with a project) is none: files
+/// would be written, and old ones removed, where nobody has asked for it.
+pub fn ensure(inbox: &Path) -> io::Result<()> {
+    if let Some(above) = inbox.parent().filter(|dir| dir.symlink_metadata().is_ok()) {
+        own_dir(above)?;
+    }
+    create_dir(inbox)?;
+    own_dir(inbox)
+}
+
+fn own_dir(dir: &Path) -> io::Result<()> {
+    if dir.symlink_metadata()?.is_dir() {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is no directory of its own", dir.display())))
+    }
+}
+
 /// Copies a file into an inbox, unless the same content lies there already.
 pub fn copy(source: &mut Source, inbox: &Path, limits: &Limits, now: SystemTime) -> Result<Attachment, AttachError> {
     let path = source.path.clone();
     let keep = |source: io::Error| AttachError::Keep { path: inbox.into(), source };
-    create_dir(inbox).map_err(keep)?;
+    ensure(inbox).map_err(keep)?;
     let temp = inbox.join(format!(".{}.tmp", uuid::Uuid::now_v7()));
     let copied = write_copy(source, &temp, limits);
     let finished = copied.and_then(|(sha256, bytes)| {
@@ -128,12 +146,23 @@ fn files(inbox: &Path) -> Vec<(PathBuf, fs::Metadata)> {
     entries.filter_map(|e| Some((e.path(), e.path().symlink_metadata().ok()?))).filter(|(_, m)| m.is_file()).collect()
 }
 
+/// A name that a copy, a large body, or one of them half written, has got from us.
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+    let copy = name.split_once('-').is_some_and(|(sum, _)| sum.len() == 16 && sum.bytes().all(|b| b.is_ascii_hexdigit()));
+    let id = name.strip_suffix(".txt").or_else(|| name.strip_prefix('.')?.strip_suffix(".tmp"));
+    copy || id.is_some_and(|id| uuid::Uuid::try_parse(id).is_ok())
+}
+
 /// Removes what is older than `days` and not needed by waiting mail.
 pub fn prune(inbox: &Path, days: u64, pending: &HashSet<PathBuf>, now: SystemTime) {
+    if ensure(inbox).is_err() {
+        return;
+    }
     let age = Duration::from_secs(days * 86_400);
     for (path, meta) in files(inbox) {
         let old = meta.modified().ok().and_then(|m| now.duration_since(m).ok()).is_some_and(|e| e > age);
-        if old && !pending.contains(&path) {
+        if old && is_ours(&path) && !pending.contains(&path) {
             if let Err(error) = fs::remove_file(&path) {
                 tracing::warn!(path = %path.display(), %error, "an old attachment could not be removed");
             }

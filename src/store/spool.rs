@@ -1,7 +1,10 @@
 //! What hook processes leave while no daemon runs: one JSON file each in `state/spool/`, read at start.
 
 use super::disk::{OsDisk, read_own, replace};
+use super::layout::Root;
+use super::outbox;
 use crate::core::names::{Identity, Incarnation};
+use crate::ports::disk::Disk;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,10 +15,20 @@ pub struct HookReport {
     pub v: u32,
     pub identity: Identity,
     pub incarnation: Incarnation,
+    /// The secret of that session: nobody else may speak for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
     /// The event's name in the words of the program.
     pub event: String,
     /// The program's own JSON.
     pub payload: serde_json::Value,
+}
+
+impl HookReport {
+    /// Whether it comes from the session that it names.
+    pub fn is_genuine(&self, disk: &dyn Disk, root: &Root) -> bool {
+        self.secret.is_some() && outbox::secret(disk, root, &self.identity, self.incarnation) == self.secret
+    }
 }
 
 pub fn leave(spool: &Path, report: &HookReport, unique: &str) -> io::Result<()> {

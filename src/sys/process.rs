@@ -182,6 +182,17 @@ fn walk(pid: i32) -> io::Result<Option<Vec<ProcessRef>>> {
     Ok(chain.is_empty().then_some(chain))
 }
 
+/// The pid by which `/proc` knows this process.
+pub fn own_pid() -> i32 {
+    let own = std::fs::read_link("/proc/self").ok().and_then(|p| p.to_str()?.parse().ok());
+    own.unwrap_or(std::process::id() as i32)
+}
+
+/// Names the space in which this process has its pid; `None` where there is but one.
+pub fn pid_namespace() -> Option<String> {
+    Some(std::fs::read_link("/proc/self/ns/pid").ok()?.to_string_lossy().into_owned())
+}
+
 /// What the kernel says of a process; `None` when it has ended. An error says nothing about it.
 pub fn look(pid: i32) -> io::Result<Option<Stat>> {
     match stat_of(pid) {

@@ -20,6 +20,11 @@ pub const STARTED: &str = "iap-started";
 pub const OK_PASTE: &str = "iap-pasted";
 pub const OK_SUBMIT: &str = "iap-submitted";
 pub const OK_PROBE: &str = "iap-probed";
+/// What a guard said last, and the word for yes.
+const GATE: &str = "@iap_g";
+const OPEN: &str = "open";
+/// The buffer that the press of a dialog's key depends on.
+const KEY: &str = "iap-key";
 /// Between fields: no tmux variable but the title can hold it, and the title comes last.
 pub const SEPARATOR: char = '\u{1f}';
 /// Lines of scrollback a pane keeps (2,000 lines are 1 to 4 MB).
@@ -90,6 +95,8 @@ pub fn start(spec: &StartSpec) -> List {
         ("allow-passthrough", "off"),
         ("bell-action", "none"),
         ("monitor-bell", "off"),
+        // Its log of commands, of which a delivery has nine.
+        ("message-limit", "0"),
     ] {
         list = list.then(option(key, value));
     }
@@ -140,8 +147,11 @@ fn look_format() -> String {
 
 /// The state of the pane and its screen.
 pub fn look(pane: &PaneRef) -> List {
-    List::default()
-        .then(DisplayMessage::new().print().target_pane(&pane.pane).message(look_format()).build())
+    looking(List::default(), pane)
+}
+
+fn looking(list: List, pane: &PaneRef) -> List {
+    list.then(DisplayMessage::new().print().target_pane(&pane.pane).message(look_format()).build())
         .then(CapturePane::new().escape_sequences().stdout().target_pane(&pane.pane).build())
 }
 
@@ -157,9 +167,31 @@ fn look_string(pane: &PaneRef) -> String {
     format!("display-message -p -t {p} '{}' ; capture-pane -e -p -t {p}", look_format(), p = pane.pane)
 }
 
-fn guarded(list: List, pane: &PaneRef, guard: &str, yes: &str, no: &str) -> List {
-    // The builder has no second command; the words are the same.
-    list.then_words(["if-shell", "-F", "-t", &pane.pane, guard, yes, no])
+/// What follows in the list happens only if the guard holds. Its value is written down, and unless that says so the
+/// branch is taken, which removes the buffer that the next command needs: that one fails, and tmux drops the rest. A
+/// guard that cannot be evaluated leaves nothing and so refuses as well. The way by a branch that acts would do the
+/// same, but 3.3a never frees the commands of a branch that was taken.
+fn guarded(list: List, pane: &PaneRef, guard: &str, drop_buffers: &str) -> List {
+    let p = &pane.pane;
+    let shut = format!("#{{?#{{==:#{{{GATE}}},{OPEN}}},0,}}x");
+    gate(list, pane, guard, OPEN).then_words(["if-shell", "-F", "-t", p, &shut, &format!("{drop_buffers} ; {}", look_string(pane))])
+}
+
+/// Writes down what a guard says now: this word, or nothing.
+fn gate(list: List, pane: &PaneRef, guard: &str, word: &str) -> List {
+    list.then_words(["set-option", "-p", "-F", "-t", &pane.pane, GATE, &format!("#{{?{guard},{word},}}")])
+}
+
+fn mark(list: List, pane: &PaneRef, option: &str, value: &str) -> List {
+    list.then_words(["set-option", "-p", "-t", &pane.pane, option, value])
+}
+
+fn say_so(list: List, word: &str) -> List {
+    list.then_words(["display-message", "-p", word])
+}
+
+fn delete_buffer(name: &str) -> String {
+    words(DeleteBuffer::new().buffer_name(name).build())
 }
 
 /// The guarded paste and its mark; the text comes on standard input.
@@ -171,76 +203,81 @@ pub fn paste(pane: &PaneRef, paste: &Paste) -> List {
         list = list.then_words(["copy-mode", "-q", "-t", p]);
     }
     let buffer = id.to_string();
-    let paste_words = words(PasteBuffer::new().bracket_codes().no_replacement().delete().buffer_name(&buffer).target_pane(p).build());
-    let mut yes = format!("{paste_words} ; set-option -p -t {p} @iap_p '{}' ; display-message -p {OK_PASTE}", format::mark(id, pane.incarnation));
-    let mut drop_buffers = words(DeleteBuffer::new().buffer_name(&buffer).build());
-    let guard = format::paste_guard(pane, id, &paste.guard);
+    let mut drop_buffers = delete_buffer(&buffer);
     list = list.then(LoadBuffer::new().buffer_name(&buffer).path("-").build());
-    if let Some(key) = &paste.submit {
-        // Nothing comes between the two: what the guard has proven of the pane holds for both.
-        let press = Press::of(pane, id, key, 1);
+    // Nothing comes between the two: what the guard has proven of the pane holds for both.
+    let press = paste.submit.as_ref().map(|key| Press::of(pane, id, key, 1));
+    if let Some(press) = &press {
         list = press.prepare(list);
-        yes = format!("{yes} ; {}", press.act);
-        drop_buffers = format!("{drop_buffers} ; {}", press.drop);
+        drop_buffers = format!("{drop_buffers} ; {}", delete_buffer(&press.buffer));
     }
-    guarded(list, pane, &guard, &yes, &format!("{drop_buffers} ; {}", look_string(pane)))
+    list = guarded(list, pane, &format::paste_guard(pane, id, &paste.guard), &drop_buffers)
+        .then(PasteBuffer::new().bracket_codes().no_replacement().delete().buffer_name(&buffer).target_pane(p).build());
+    list = say_so(mark(list, pane, "@iap_p", &format::mark(id, pane.incarnation)), OK_PASTE);
+    match &press {
+        Some(press) => press.act(list),
+        None => list,
+    }
 }
 
 pub fn submit(pane: &PaneRef, submit: &Submit) -> List {
     let press = Press::of(pane, &submit.id, &submit.key, submit.attempt);
     let guard = format::submit_guard(pane, &submit.id, submit.attempt, &submit.guard);
-    guarded(press.prepare(List::default()), pane, &guard, &press.act, &format!("{} ; {}", press.drop, look_string(pane)))
+    press.act(guarded(press.prepare(List::default()), pane, &guard, &delete_buffer(&press.buffer)))
 }
 
 /// The submit key of one attempt, with its mark.
-struct Press {
-    /// Holds a real carriage return: no mode and no key table can eat it.
-    buffer: Option<String>,
-    act: String,
-    /// What takes back the preparation when the guard refuses.
-    drop: String,
+struct Press<'a> {
+    pane: &'a PaneRef,
+    key: &'a KeyName,
+    /// Holds a real carriage return, which no mode and no key table can eat; for a named key it is there only to be
+    /// taken away by a guard that refuses.
+    buffer: String,
+    mark: String,
 }
 
-impl Press {
-    fn of(pane: &PaneRef, id: &MessageId, key: &KeyName, attempt: u32) -> Press {
-        let p = &pane.pane;
-        let buffer = (key.0 == CR).then(|| format!("{id}-r"));
-        let press = match &buffer {
-            Some(buffer) => words(PasteBuffer::new().delete().buffer_name(buffer).target_pane(p).build()),
-            None => words(SendKeys::new().target_pane(p).key(&key.0).build()),
-        };
-        let drop = buffer.as_ref().map_or_else(|| "display-message -p ''".into(), |b| words(DeleteBuffer::new().buffer_name(b).build()));
-        let mark = format!("{id}@{}#{attempt}", pane.incarnation);
-        Press { act: format!("{press} ; set-option -p -t {p} @iap_e '{mark}' ; display-message -p {OK_SUBMIT}"), buffer, drop }
+impl<'a> Press<'a> {
+    fn of(pane: &'a PaneRef, id: &MessageId, key: &'a KeyName, attempt: u32) -> Self {
+        Press { pane, key, buffer: format!("{id}-r"), mark: format!("{id}@{}#{attempt}", pane.incarnation) }
     }
 
     fn prepare(&self, list: List) -> List {
-        match &self.buffer {
-            Some(buffer) => list.then(SetBuffer::new().buffer_name(buffer).data("\r").build()),
-            None => list,
-        }
+        list.then(SetBuffer::new().buffer_name(&self.buffer).data("\r").build())
+    }
+
+    fn act(&self, list: List) -> List {
+        let p = &self.pane.pane;
+        let list = if self.key.0 == CR {
+            list.then(PasteBuffer::new().delete().buffer_name(&self.buffer).target_pane(p).build())
+        } else {
+            list.then(DeleteBuffer::new().buffer_name(&self.buffer).build()).then(SendKeys::new().target_pane(p).key(&self.key.0).build())
+        };
+        say_so(mark(list, self.pane, "@iap_e", &self.mark), OK_SUBMIT)
     }
 }
 
-/// Evaluates the submit guard and types nothing.
+/// Evaluates the submit guard and types nothing; a look comes with the answer in any case.
 pub fn probe(pane: &PaneRef, id: &MessageId, guard: &crate::core::guard::Guard) -> List {
     let condition = format::submit_guard(pane, id, 1, guard);
-    guarded(List::default(), pane, &condition, &format!("display-message -p {OK_PROBE}"), &look_string(pane))
+    let said = gate(List::default(), pane, &condition, OK_PROBE).then_words(["display-message", "-p", "-t", &pane.pane, &format!("#{{{GATE}}}")]);
+    looking(said, pane)
 }
 
 /// Presses one key of a dialog while its frame is on the screen.
 pub fn key(pane: &PaneRef, guard: &crate::core::guard::Guard, key: &KeyName) -> List {
     let name = if key.0 == CR { "Enter" } else { &key.0 };
-    let press = words(SendKeys::new().target_pane(&pane.pane).key(name).build());
-    let condition = format::key_guard(pane, guard);
-    guarded(List::default(), pane, &condition, &format!("{press} ; display-message -p {OK_PROBE}"), &look_string(pane))
+    let list = List::default().then(SetBuffer::new().buffer_name(KEY).data("x").build());
+    let list = guarded(list, pane, &format::key_guard(pane, guard), &delete_buffer(KEY))
+        .then(DeleteBuffer::new().buffer_name(KEY).build())
+        .then(SendKeys::new().target_pane(&pane.pane).key(name).build());
+    say_so(list, OK_PROBE)
 }
 
 /// Takes the paste mark of one message off its pane.
 pub fn unmark(pane: &PaneRef, id: &MessageId) -> List {
     let condition = format::marked(pane, id);
     let yes = format!("set-option -p -u -t {} @iap_p", pane.pane);
-    guarded(List::default(), pane, &condition, &yes, "display-message -p ''")
+    List::default().then_words(["if-shell", "-F", "-t", &pane.pane, &condition, &yes])
 }
 
 /// For the self-test: prints a text.
@@ -278,7 +315,9 @@ mod tests {
         let id: MessageId = "0199a0b0-0000-7000-8000-000000000001".parse().unwrap();
         let list = paste(&pane, &Paste { id: id.clone(), text: String::new(), guard: Default::default(), leave_mode: true, submit: None });
         let text = list.words().join(" ");
-        assert!(text.starts_with(&format!("copy-mode -q -t %0 ; load-buffer -b {id} - ; if-shell -F -t %0 ")), "{text}");
-        assert!(text.contains(&format!("paste-buffer -d -p -r -b {id} -t %0 ; set-option -p -t %0 @iap_p '{id}@3'")), "{text}");
+        assert!(text.starts_with(&format!("copy-mode -q -t %0 ; load-buffer -b {id} - ; set-option -p -F -t %0 @iap_g #{{?#{{&&:")), "{text}");
+        let acts = format!("paste-buffer -d -p -r -b {id} -t %0 ; set-option -p -t %0 @iap_p {id}@3 ; display-message -p {OK_PASTE}");
+        assert!(text.ends_with(&format!(" ; {acts}")), "{text}");
+        assert!(text.contains(&format!(",0,}}x delete-buffer -b {id} ; display-message")), "{text}");
     }
 }

@@ -200,6 +200,16 @@ pub use linux::Watching;
 #[cfg(not(target_os = "linux"))]
 pub use other::Watching;
 
+/// Most bytes that are read of a file at once, and of one line.
+const MOST_AT_ONCE: u64 = 64 * 1024 * 1024;
+
+/// Its path comes from a program: what is no regular file must not hold up whoever reads it.
+fn open_regular(path: &std::path::Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits()).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+}
+
 /// A file that grows: reads what came since the last read, line by line.
 pub struct Tail {
     pub path: PathBuf,
@@ -215,17 +225,23 @@ impl Tail {
     /// Complete lines that have appeared. A file that is not there yet has none.
     pub fn lines(&mut self) -> Vec<String> {
         use std::io::{Read, Seek, SeekFrom};
-        let Ok(mut file) = std::fs::File::open(&self.path) else { return Vec::new() };
+        let Ok(mut file) = open_regular(&self.path) else { return Vec::new() };
         if file.seek(SeekFrom::Start(self.offset)).is_err() {
             return Vec::new();
         }
         let mut fresh = Vec::new();
-        if file.read_to_end(&mut fresh).is_err() {
+        if file.take(MOST_AT_ONCE).read_to_end(&mut fresh).is_err() {
             return Vec::new();
         }
         self.offset += fresh.len() as u64;
         self.rest.extend(fresh);
-        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else { return Vec::new() };
+        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else {
+            // No program writes such a line.
+            if self.rest.len() as u64 > MOST_AT_ONCE {
+                self.rest = Vec::new();
+            }
+            return Vec::new();
+        };
         let complete: Vec<u8> = self.rest.drain(..=end).collect();
         String::from_utf8_lossy(&complete).lines().map(String::from).collect()
     }

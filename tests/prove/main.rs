@@ -37,6 +37,7 @@ mod report;
 mod runtimes;
 #[path = "../faults/seccomp.rs"]
 mod seccomp;
+mod soak;
 mod tally;
 mod tmux_client;
 mod tmux_port;
@@ -79,6 +80,7 @@ const ROWS: &[Row] = &[
     Row { name: "fairness", wanted: "p99 of another sender's accept + submitted < 100 ms (--quick: < 1 s)", run: fairness::run },
     Row { name: "kill-everything", wanted: "every death found and classified, mail kept, never two agents", run: deaths::run },
     Row { name: "sleepers-and-workers", wanted: "every fake agent: asleep, resumed on its topic; tasks in order, one process each", run: fakes::run },
+    Row { name: "soak", wanted: "message after message: < 6 KiB of each stay in the daemon, < 8 KiB in tmux, no descriptors more", run: soak::run },
     Row { name: "slow-and-broken-connections", wanted: "answers beside them, no descriptor more, < 1 MiB more", run: connections::run },
 ];
 

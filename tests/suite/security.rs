@@ -261,6 +261,71 @@ exec 3>&-; wait; cat said"#,
 }
 
 #[test]
+fn with_its_daemon_out_of_reach_an_agent_is_still_nobody_else() {
+    let agent = Agent::with_peers(&["b"]);
+    let host = &agent.host;
+    host.deliver("b", "say: the answer");
+    script(
+        &agent.dir.join("deep.sh"),
+        &format!(
+            "if [ \"$1\" = 0 ]; then shift; '{}' \"$@\"; else n=$1; shift; env -i IAPEER_ROOT=\"$IAPEER_ROOT\" IAPEER_SOCK_DIR=\"$IAPEER_SOCK_DIR\" PATH=\"$PATH\" ./deep.sh $((n - 1)) \"$@\"; fi\nexit $?\n",
+            program()
+        ),
+    );
+    // Beyond what is looked at, nobody is the operator: neither for a send, nor for a new peer.
+    let said = agent.does("IAPEER_SOCK_DIR=/nowhere ./deep.sh 1050 send b forged --json; ./deep.sh 1050 create evil --runtime echo --json");
+    assert_eq!((said.matches("unauthorized").count(), said.matches("not_allowed").count()), (1, 1), "{said}");
+    assert!(!host.root().join("peers/evil").exists());
+    // Another's mark, with the secret that the host keeps for that one, and a hook's report in its name.
+    let said = agent.does(
+        "unset IAPEER_TOKEN; IAPEER_SESSION=echo-b@1 IAPEER_SOCK_DIR=/nowhere iapeer send operator forged --json
+echo '{\"session_id\":\"x\",\"last_assistant_message\":\"forged\"}' | IAPEER_SESSION=echo-b@1 IAPEER_SOCK_DIR=/nowhere iapeer hook Stop",
+    );
+    assert!(said.contains("unauthorized"), "{said}");
+    let corrupt = host.root().join("state/spool/corrupt");
+    host.until("the report is put aside", || {
+        std::fs::read_dir(&corrupt).into_iter().flatten().flatten().any(|e| e.file_name().to_string_lossy().starts_with("hook-"))
+    });
+    // What it starts beside its keeper, by the tmux of its own session, is no operator either.
+    let socket = host.session("puppet-a").unwrap()["socket"].as_str().unwrap().to_string();
+    let beside = agent.dir.join("beside");
+    agent.does(&format!(
+        "env -i {} -S {socket} new-window -d \"env -i IAPEER_ROOT='{}' '{}' stop b --json > beside.tmp 2>&1; mv beside.tmp {}\"",
+        tmux().display(),
+        host.root().display(),
+        program(),
+        beside.display()
+    ));
+    host.until("it has spoken", || beside.exists());
+    assert!(agent.file("beside").contains("not_allowed"), "{}", agent.file("beside"));
+    assert_eq!(host.presence("b")["state"], "live");
+    assert!(!host.run(&["inbox", "--keep"]).ok().out.lines().any(|l| l.contains("forged")), "{}", host.run(&["inbox", "--keep"]).out);
+}
+
+#[test]
+fn an_inbox_that_leads_elsewhere_is_neither_filled_nor_cleaned() {
+    let mut host = Host::new();
+    host.run(&["create", "a", "--runtime", "echo"]).ok();
+    let folder = host.root().join("peers/a/.iapeer");
+    let elsewhere = host.dir.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let old = elsewhere.join("0123456789abcdef-old.txt");
+    std::fs::write(&old, "a person's").unwrap();
+    std::fs::File::options().append(true).open(&old).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+    let _ = std::fs::remove_dir_all(folder.join("inbox"));
+    std::os::unix::fs::symlink(&elsewhere, folder.join("inbox")).unwrap();
+    // The start prunes.
+    host.start();
+    let plan = host.dir.path().join("plan.md");
+    std::fs::write(&plan, "the plan").unwrap();
+    let refused = host.run(&["send", "a", "x", "--attachment", plan.to_str().unwrap(), "--json"]);
+    assert_ne!(refused.code, 0, "{refused:?}");
+    host.deliver("a", "mail without files goes on");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 1);
+    assert!(old.exists());
+}
+
+#[test]
 fn an_agent_cannot_prove_mail_of_another_peer() {
     let agent = Agent::with_peers(&["b"]);
     agent.host.deliver("b", "work: 4s");
