@@ -2,7 +2,7 @@
 //! comes from.
 
 use super::link::{self, Above};
-use crate::api::shapes::{MessageView, SendRequest};
+use crate::api::shapes::{MessageView, Recipients, SendRequest};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::{MessageId, State};
 use crate::core::names::{Identity, Incarnation, Party};
@@ -12,6 +12,7 @@ use crate::store::layout::Root;
 use crate::store::outbox::{self, Spooled, Token};
 use crate::store::{config_file, registry};
 use chrono::{Local, SecondsFormat};
+use std::collections::{BTreeMap, HashSet};
 
 /// The session that this process runs in, if it runs in one, and whether its keeper is above.
 fn session(root: &Root) -> Result<Option<(Identity, Incarnation, bool)>, Fault> {
@@ -52,25 +53,49 @@ pub fn leave(root: &Root, request: &SendRequest) -> Result<Vec<MessageView>, Fau
     if fs2::available_space(root.base()).is_ok_and(|free| free < floor) {
         return Err(Fault::new(Code::DiskFull, format!("less than {} MiB are free", settings.limits.disk_floor_mib)).hint("free some space, then send again"));
     }
-    let id = request.id.clone().unwrap_or_else(accept::new_id);
+    let base = request.id.clone().unwrap_or_else(accept::new_id);
     let sent = Local::now().to_rfc3339_opts(SecondsFormat::Secs, false);
     let from = token.as_ref().map_or(Party::Operator, |t| Party::Peer(t.identity.clone()));
-    let bare = SendRequest { text: String::new(), id: None, ..request.clone() };
-    let spooled = Spooled {
-        v: 1,
-        id: id.clone(),
-        sent: sent.clone(),
-        token,
-        request: serde_json::to_value(&bare).map_err(|e| Fault::new(Code::Internal, e.to_string()))?,
-        text: request.text.clone().into_bytes(),
-    };
-    outbox::leave(&OsDisk, root, &spooled).map_err(|e| {
-        let full = e.kind() == std::io::ErrorKind::StorageFull;
-        let code = if full { Code::DiskFull } else { Code::StoreDegraded };
-        Fault::new(code, format!("the message could not be spooled: {e}")).hint("nothing was accepted")
-    })?;
-    let names = request.to.names();
-    Ok(names.iter().map(|name| view(id.clone(), from.clone(), expected(root, name), request, sent.clone())).collect())
+    // A record and an id for each, groups taken apart: what is printed here is what each of them gets.
+    let names = recipients(request, &settings.groups, &from);
+    let alone = names.len() == 1;
+    let (mut views, mut left) = (Vec::new(), Vec::new());
+    for name in names {
+        let to = expected(root, &name);
+        let id = if alone { base.clone() } else { accept::copy_id(&base, &to) };
+        let one = SendRequest { to: Recipients::One(name), text: String::new(), id: None, ..request.clone() };
+        let spooled = Spooled {
+            v: 1,
+            id: id.clone(),
+            sent: sent.clone(),
+            token: token.clone(),
+            request: serde_json::to_value(&one).map_err(|e| Fault::new(Code::Internal, e.to_string()))?,
+            text: request.text.clone().into_bytes(),
+        };
+        if let Err(error) = outbox::leave(&OsDisk, root, &spooled) {
+            // For all, or for none.
+            left.iter().for_each(|id| outbox::take_back(&OsDisk, root, id));
+            let code = if error.kind() == std::io::ErrorKind::StorageFull { Code::DiskFull } else { Code::StoreDegraded };
+            return Err(Fault::new(code, format!("the message could not be spooled: {error}")).hint("nothing was accepted"));
+        }
+        views.push(view(id.clone(), from.clone(), to, request, sent.clone()));
+        left.push(id);
+    }
+    Ok(views)
+}
+
+/// Each once; of a group all but the sender.
+fn recipients(request: &SendRequest, groups: &BTreeMap<String, Vec<String>>, from: &Party) -> Vec<String> {
+    let mut names = Vec::new();
+    for name in request.to.names() {
+        match groups.get(name) {
+            Some(members) => names.extend(members.iter().filter(|m| from.peer().is_none_or(|i| i.personality.as_str() != m.as_str())).cloned()),
+            None => names.push(name.to_string()),
+        }
+    }
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    names
 }
 
 /// The presence that an address probably means: the daemon that takes the message in decides.

@@ -66,8 +66,9 @@ fn escape_tags(body: &str) -> String {
     while let Some(at) = rest.find('<') {
         let (before, tag) = rest.split_at(at);
         out += before;
-        let name = tag[1..].trim_start_matches('/');
-        let envelope = name.get(..3).is_some_and(|n| n.eq_ignore_ascii_case("iap"));
+        // As it is read where what nobody sees is left out.
+        let name = tag[1..].chars().filter(|c| !sanitize::is_invisible(*c)).skip_while(|c| *c == '/').take(3);
+        let envelope = name.collect::<String>().eq_ignore_ascii_case("iap");
         out += if envelope { "&lt;" } else { "<" };
         rest = &tag[1..];
     }

@@ -465,7 +465,7 @@ impl Definition {
     }
 
     pub fn neutralise(&self, text: String) -> String {
-        self.input.neutralise.iter().fold(text, |t, rule| t.replace(&rule.find, &rule.replace))
+        self.input.neutralise.iter().fold(text, |t, rule| super::sanitize::replace_seen(&t, &rule.find, &rule.replace))
     }
 
     /// Whether the program tells when a turn is over.

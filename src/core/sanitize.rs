@@ -41,6 +41,37 @@ pub fn line(text: &str) -> String {
         .collect()
 }
 
+/// Shown by nothing, and left out by some programs: what stands around it is read as if it were not there.
+pub fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Replaces a text also where invisible characters stand in it.
+pub fn replace_seen(text: &str, find: &str, with: &str) -> String {
+    let mut wanted = find.chars();
+    let Some(first) = wanted.next() else { return text.to_string() };
+    if !text.chars().any(is_invisible) {
+        return text.replace(find, with);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let behind = &rest[c.len_utf8()..];
+        let end = if c == first { wanted.clone().try_fold(behind, |left, want| left.trim_start_matches(is_invisible).strip_prefix(want)) } else { None };
+        match end {
+            Some(left) => {
+                out += with;
+                rest = left;
+            }
+            None => {
+                out.push(c);
+                rest = behind;
+            }
+        }
+    }
+    out
+}
+
 /// C0, DEL and C1.
 pub fn is_control(c: char) -> bool {
     (c as u32) < 0x20 || (0x7f..=0x9f).contains(&(c as u32))
@@ -50,6 +81,14 @@ pub fn is_control(c: char) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_nobody_sees_hides_nothing() {
+        assert_eq!(replace_seen("an ultra\u{200b}co\u{2060}de and ultra code", "ultracode", "ultra-code"), "an ultra-code and ultra code");
+        assert_eq!(replace_seen("a\u{feff}b@c", "@", "\\@"), "a\u{feff}b\\@c");
+        assert_eq!(replace_seen("aab\u{200b}", "ab", "x"), "ax\u{200b}");
+        assert_eq!(replace_seen("no such", "x", "y"), "no such");
+    }
 
     #[test]
     fn a_paste_end_marker_cannot_survive() {

@@ -16,7 +16,7 @@ use crate::core::names::{Incarnation, OPERATOR, Party};
 use crate::core::record::hex;
 use crate::core::sanitize;
 use crate::store::inbox::{self, AttachError};
-use crate::store::mailbox::read_record;
+use crate::store::mailbox::{keys_in, read_record};
 use crate::store::shelf::{self, Keyed};
 use sha2::{Digest, Sha256};
 use std::io;
@@ -48,7 +48,7 @@ fn new_fence(body: &[u8]) -> String {
 }
 
 /// The id of one copy of a message to several: the same again when the request is repeated.
-fn copy_id(of: &MessageId, to: &Party) -> MessageId {
+pub fn copy_id(of: &MessageId, to: &Party) -> MessageId {
     let mark = hex(&Sha256::digest(format!("{of} {to}").as_bytes()));
     let text = format!("{}7{}-8{}-{}", &of.as_str()[..14], &mark[..3], &mark[3..6], &mark[6..18]);
     text.parse().unwrap_or_else(|_| new_id())
@@ -410,8 +410,12 @@ pub async fn notify(host: &Arc<Host>, to: Party, text: String, about: Option<Mes
     let kept = host.store.run(move |store| {
         if let Some(key) = &message.idempotency_key {
             let queue = store.root.party_state(&message.to).join("queue");
-            if shelf::tie_key(&*store.disk, &queue, &message.from, key, "notice", &message.id, at)? != Keyed::Is(message.id.clone()) {
-                return Ok(None);
+            let kept = |id: &MessageId| ALL_FOLDERS.iter().any(|f| keys_in(&*store.disk, &queue.join(f)).iter().any(|k| k.id == *id));
+            match shelf::tie_key(&*store.disk, &queue, &message.from, key, "notice", &message.id, at)? {
+                Keyed::Is(id) if id == message.id => {}
+                // Tied by a daemon that did not live to keep it.
+                Keyed::Is(id) if !kept(&id) => message.id = id,
+                _ => return Ok(None),
             }
         }
         store.keep(std::slice::from_mut(&mut message))?;

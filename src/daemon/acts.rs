@@ -94,13 +94,13 @@ pub async fn perform(actor: &mut Actor, effect: Effect) {
                 Ok(message) => message,
                 Err(RecordFault::Content(reason)) => return lost(actor, Event::Unreadable { id, reason }),
                 // A passing fault of the disk says nothing about the message.
-                Err(RecordFault::Io(error)) => return lost(actor, Event::Pasted { inc, id, result: ActResult::Failed(error.to_string()) }),
+                Err(RecordFault::Io(error)) => return lost(actor, Event::Pasted { inc, id, result: ActResult::NotTried(error.to_string()) }),
             };
             let (pane, text) = match (pane(actor, inc), compose(&host, &identity, &definition, &message, attempt, seed)) {
                 (Some(pane), Ok(text)) => (pane, text),
                 (_, text) => {
                     let why = text.err().unwrap_or_else(|| "no session".into());
-                    return lost(actor, Event::Pasted { inc, id, result: ActResult::Failed(why) });
+                    return lost(actor, Event::Pasted { inc, id, result: ActResult::NotTried(why) });
                 }
             };
             let paste = Paste { id: id.clone(), text, guard, leave_mode, submit };

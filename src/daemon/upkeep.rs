@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const DEEP: Duration = Duration::from_secs(60);
 /// Between two rounds of forgetting.
 const PRUNE: Duration = Duration::from_secs(3600);
+/// When a spooled send is tried again that nothing says a time of.
+const SPOOL_AGAIN: Duration = Duration::from_secs(5);
 /// Records of sessions that are kept for one identity.
 const SESSIONS_KEPT: usize = 64;
 /// Whether sessions that are kept are told of, too.
@@ -39,7 +41,7 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
     // Without a watch the deep pass finds it.
     let _watch = host.watch.entries(&host.root.spool(), Box::new(move || told.notify_one())).ok();
     // What came between the actors' start and this watch.
-    take_in(&host).await;
+    take_in(&host, &came).await;
     let verbose = is_on(std::env::var(VERBOSE).ok().as_deref());
     let mut deep = tokio::time::interval(deep_pause());
     let mut prune = tokio::time::interval(PRUNE);
@@ -49,9 +51,9 @@ pub async fn run(host: Arc<Host>, shutdown: CancellationToken) {
         let waits = host.handles().iter().any(|h| host.ledger.total_waiting(&Party::Peer(h.identity.clone())) > 0);
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = came.notified() => take_in(&host).await,
+            () = came.notified() => take_in(&host, &came).await,
             _ = deep.tick() => {
-                take_in(&host).await;
+                take_in(&host, &came).await;
                 retry_degraded(&host).await;
                 host.touched.mark(What::Everything);
                 if verbose {
@@ -113,7 +115,7 @@ async fn retry_degraded(host: &Arc<Host>) {
 }
 
 /// What found no daemon: hook reports that no actor has read, and sends.
-async fn take_in(host: &Arc<Host>) {
+async fn take_in(host: &Arc<Host>, again: &Arc<Notify>) {
     for (path, report) in spool::read(&host.root.hook_spool()) {
         if !report.is_genuine(&*host.disk, &host.root) {
             let reason = format!("a hook's report in the name of {}@{}, without its secret", report.identity, report.incarnation);
@@ -124,31 +126,52 @@ async fn take_in(host: &Arc<Host>) {
             host.store.post("spool", move |store| crate::store::disk::remove_if_there(&*store.disk, &path)).await;
         }
     }
-    take_in_sends(host).await;
-}
-
-/// Sends that found no daemon go into the mailboxes, each from whom its token says.
-async fn take_in_sends(host: &Arc<Host>) {
-    let spool = host.root.spool();
-    let found = match outbox::read(&*host.disk, &spool) {
-        Ok(found) => found,
-        Err(error) => return tracing::warn!(%error, "the spool could not be read"),
-    };
-    for (path, spooled) in found {
-        match spooled {
-            Ok(spooled) => take_one(host, &path, spooled).await,
-            Err(reason) => put_aside(host, &path, "corrupt", &reason).await,
-        }
+    if let Some(wait) = take_in_sends(host).await {
+        let again = again.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            again.notify_one();
+        });
     }
 }
 
-async fn take_one(host: &Arc<Host>, path: &Path, spooled: Spooled) {
+/// Sends that found no daemon go into the mailboxes, each from whom its token says. What has to wait holds up what the
+/// same sender has left later: returns how long.
+async fn take_in_sends(host: &Arc<Host>) -> Option<Duration> {
+    let spool = host.root.spool();
+    let found = match outbox::read(&*host.disk, &spool) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(%error, "the spool could not be read");
+            return None;
+        }
+    };
+    let mut waiting: Vec<(Option<Identity>, Duration)> = Vec::new();
+    for (path, spooled) in found {
+        match spooled {
+            Ok(spooled) => {
+                let sender = spooled.token.as_ref().map(|t| t.identity.clone());
+                if waiting.iter().all(|(other, _)| *other != sender)
+                    && let Some(wait) = take_one(host, &path, spooled).await
+                {
+                    waiting.push((sender, wait));
+                }
+            }
+            Err(reason) => put_aside(host, &path, "corrupt", &reason).await,
+        }
+    }
+    waiting.into_iter().map(|(_, wait)| wait).min()
+}
+
+/// How long it has to wait, if it has to.
+async fn take_one(host: &Arc<Host>, path: &Path, spooled: Spooled) -> Option<Duration> {
     let who = match &spooled.token {
         None => Who::Operator,
         Some(token) if outbox::fits(&*host.disk, &host.root, token) => Who::Peer(token.identity.clone(), token.incarnation),
         Some(token) => {
             let reason = format!("it claims to come from {}@{}, and its token does not fit", token.identity, token.incarnation);
-            return put_aside(host, path, "corrupt", &reason).await;
+            put_aside(host, path, "corrupt", &reason).await;
+            return None;
         }
     };
     let sent = match serde_json::from_value::<SendRequest>(spooled.request.clone()) {
@@ -164,8 +187,11 @@ async fn take_one(host: &Arc<Host>, path: &Path, spooled: Spooled) {
             let done = path.to_path_buf();
             host.store.post("spool", move |store| crate::store::disk::remove_if_there(&*store.disk, &done)).await;
         }
-        // The next look tries again; the record waits where it is.
-        Err(fault) if fault.retryable => tracing::warn!(%fault, path = %path.display(), "a spooled message waits"),
+        // The record waits where it is.
+        Err(fault) if fault.retryable => {
+            tracing::warn!(%fault, path = %path.display(), "a spooled message waits");
+            return Some(fault.retry_after_ms.map_or(SPOOL_AGAIN, Duration::from_millis));
+        }
         Err(fault) => {
             put_aside(host, path, "refused", &fault.to_string()).await;
             let to = serde_json::from_value::<SendRequest>(spooled.request).map(|r| r.to.names().join(", ")).unwrap_or_default();
@@ -174,6 +200,7 @@ async fn take_one(host: &Arc<Host>, path: &Path, spooled: Spooled) {
             accept::notify(host, sender, text, None, Some(format!("refused-{}", spooled.id))).await;
         }
     }
+    None
 }
 
 /// Out of the way, never deleted, and told of.

@@ -322,6 +322,14 @@ impl Mailbox {
         }
     }
 
+    /// Goes on counting where an operator's second try finds a message that was given up or parked.
+    pub fn count_on(&self, disk: &dyn Disk, key: &Key, noted: &[u8]) -> io::Result<()> {
+        match claim_in(noted).ok().filter(|claim| claim.id == key.id && claim.attempt > 0) {
+            Some(claim) => self.write_claim(disk, key, &Claim { released: true, deaths: 0, taken: None, ..claim }),
+            None => Ok(()),
+        }
+    }
+
     fn write_claim(&self, disk: &dyn Disk, key: &Key, claim: &Claim) -> io::Result<()> {
         disk.keep(&[self.place_for_claim(key, claim)?])
     }
@@ -360,13 +368,15 @@ impl Mailbox {
         let bytes = serde_json::to_vec(ending).map_err(io::Error::other)?;
         // A delivered message whose note a power cut takes is found again by its evidence; a decision
         // to give up is not.
-        let in_claim = folder == "done" && self.end_in_claim(disk, key, &bytes)?;
-        if in_claim {
+        if folder == "done" && self.end_in_claim(disk, key, &bytes)? {
             return self.move_to_ledger(disk, key);
         } else if folder == "done" {
             disk.create(&note, &bytes)?
         } else {
-            disk.create_synced(&note, &bytes)?
+            // Behind its claim as well: should it be delivered after all, that copy is not the first.
+            let claim = self.read_claim(disk, key).map(|claim| serde_json::to_vec(&claim)).transpose().map_err(io::Error::other)?;
+            let behind = claim.map_or_else(|| bytes.clone(), |claim| [&claim[..], b"\n", &bytes].concat());
+            disk.create_synced(&note, &behind)?
         }
         let target = self.dir.join(folder).join(&name);
         // What was parked may be given up as well.

@@ -46,6 +46,11 @@ pub fn leave(disk: &dyn Disk, root: &Root, spooled: &Spooled) -> io::Result<()> 
     disk.keep(&[Placed { temp, kept, bytes: record::frame(spooled, &spooled.text), replaces: false }])
 }
 
+/// Takes one back that nobody has been told of.
+pub fn take_back(disk: &dyn Disk, root: &Root, id: &MessageId) {
+    let _ = disk.remove(&root.spool().join(format!("send-{id}.msg")));
+}
+
 /// All sends that wait, oldest first; and what lies there and is none, with the reason.
 pub fn read(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<(PathBuf, Result<Spooled, String>)>> {
     let names = disk.list(spool)?;

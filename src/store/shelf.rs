@@ -1,7 +1,7 @@
 //! What happens to a mailbox beside delivery: idempotency keys, an operator's second try, retention.
 
 use super::disk::{remove_if_there, replace};
-use super::mailbox::{ALL_FOLDERS, Mailbox, RecordFault, keys_in, read_record};
+use super::mailbox::{ALL_FOLDERS, Mailbox, NOTE_CAP, RecordFault, keys_in, read_record};
 use crate::core::message::{Entry, Key, MessageId, Stamp};
 use crate::core::names::Party;
 use crate::core::record::hex;
@@ -80,6 +80,11 @@ fn again(disk: &dyn Disk, mailbox: &Mailbox, key: &Key, now: &Stamp, from: &[&st
     message.stamp = Some(now.clone());
     mailbox.enqueue(disk, &message).map_err(RecordFault::Io)?;
     let name = key.file_name();
+    for folder in ["held", "dead"] {
+        if let Ok(noted) = disk.read(&queue.join(folder).join(format!("{name}.why")), NOTE_CAP) {
+            mailbox.count_on(disk, key, &noted).map_err(RecordFault::Io)?;
+        }
+    }
     for left in ["held", "dead"].into_iter().flat_map(|f| [queue.join(f).join(&name), queue.join(f).join(format!("{name}.why"))]) {
         remove_if_there(disk, &left).map_err(RecordFault::Io)?;
     }
@@ -129,9 +134,10 @@ fn age_secs(disk: &dyn Disk, queue: &Path, key: &Key, folder: &str, now: &Stamp)
 #[allow(clippy::disallowed_methods, reason = "tests write the files they read")]
 mod tests {
     use super::*;
-    use crate::core::message::{Ending, Message, State};
+    use crate::core::message::{Claim, Ending, Message, ProcessRef, State};
     use crate::core::record::tests::sample;
     use crate::store::disk::OsDisk;
+    use crate::store::mailbox::read_ending;
 
     fn id(unix_ms: u64) -> MessageId {
         let time = format!("{unix_ms:012x}");
@@ -176,6 +182,47 @@ mod tests {
         assert_eq!(prune(&OsDisk, &queue, &stamp("later", 11), 100, 2).unwrap(), [id(2)], "by count");
         let names = |folder: &str| OsDisk.list(&queue.join(folder)).unwrap().len();
         assert_eq!((names("new"), names("done"), names("keys")), (1, 4, 3), "what waits stays, notes go with their records");
+    }
+
+    #[test]
+    fn a_second_try_goes_on_counting_the_copies() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = dir.path().join("queue");
+        let mailbox = Mailbox::open(&OsDisk, queue.clone()).unwrap();
+        for (n, state) in [(1, State::Parked), (2, State::Dead)] {
+            let message = Message { id: id(n), seq: n, ..sample(b"x") };
+            let key = message.key();
+            mailbox.enqueue(&OsDisk, &message).unwrap();
+            let nobody = ProcessRef { pid: i32::MAX, start: 1 };
+            let (identity, boot_id, pane) = ("echo-a".parse().unwrap(), String::new(), String::new());
+            let (server, keeper) = (nobody.clone(), nobody);
+            let first = Claim {
+                v: 1,
+                id: id(n),
+                attempt: 0,
+                deaths: 3,
+                identity,
+                incarnation: 1,
+                boot_id,
+                transcript: None,
+                server,
+                keeper,
+                pane,
+                taken: None,
+                released: false,
+            };
+            assert_eq!(mailbox.claim(&OsDisk, &key, first.clone()).unwrap().attempt, 1);
+            let end = Ending { state, evidence: None, reason: None, at: String::new(), attempt: 1, incarnation: 1 };
+            mailbox.finish(&OsDisk, &key, &end).unwrap();
+            assert_eq!(read_ending(&OsDisk, &queue, &key), Some(end));
+            back_to_new(&OsDisk, &mailbox, &key, &stamp("b", 5)).unwrap();
+            let scan = Mailbox::open(&OsDisk, queue.clone()).unwrap().scan(&OsDisk).unwrap();
+            assert_eq!((scan.claim, scan.waiting.len(), scan.quarantined.len()), (None, 1, 0));
+            let again = mailbox.claim(&OsDisk, &key, Claim { deaths: 0, ..first }).unwrap();
+            assert_eq!((again.attempt, again.deaths), (2, 0), "the copy says so, and may meet as many deaths as any");
+            let done = Ending { state: State::Submitted, evidence: None, reason: None, at: String::new(), attempt: 2, incarnation: 1 };
+            mailbox.finish(&OsDisk, &key, &done).unwrap();
+        }
     }
 
     #[test]

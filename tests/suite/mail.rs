@@ -194,6 +194,64 @@ fn one_sender_has_a_rate_and_a_share_of_a_queue() {
 }
 
 #[test]
+fn a_send_to_several_without_a_daemon_has_the_ids_that_they_get() {
+    let mut host = Host::with_config("groups: {crew: [b, c]}\n", &["a", "b", "c"]);
+    host.kill_daemon();
+    let sent = host.run(&["send", "a", "crew", "--message", "for you all", "--json"]).ok().json();
+    let ids: Vec<String> = sent.as_array().unwrap().iter().map(id).collect();
+    assert_eq!(ids.len(), 3, "{sent}");
+    host.start();
+    host.until("each has its own", || states(&host, &ids).iter().all(|s| s == "submitted"));
+    let to: Vec<Value> = ids.iter().map(|i| host.message(i)["to"].clone()).collect();
+    assert_eq!(to, ["echo-a", "echo-b", "echo-c"]);
+    assert!(["a", "b", "c"].iter().all(|n| host.turns(n).len() == 1));
+}
+
+#[test]
+fn more_than_a_peer_may_send_at_once_waits_in_the_spool_and_comes_in_order() {
+    let mut host = Host::with_config("limits: {sender_per_second: 5, sender_burst: 3, pair_burst: 1000}\n", &["a", "b"]);
+    host.deliver("b", "up");
+    host.deliver("b", "tell: a work: 1ms");
+    host.until("b may send", || host.turns("a").len() == 1);
+    host.kill_daemon();
+    let token = std::fs::read_to_string(host.state_dir("echo-b").join("tokens/1")).unwrap();
+    for n in 0..12 {
+        let mut send = host.command(&["send", "a", &n.to_string()]);
+        let out = send.env("IAPEER_SESSION", "echo-b@1").env("IAPEER_TOKEN", token.trim()).output().unwrap();
+        assert!(out.status.success(), "{out:?}");
+    }
+    host.start();
+    host.until("all have come", || host.turns("a").len() == 13);
+    let bodies: Vec<String> = host.turns("a").iter().skip(1).map(|t| body_of(t).to_string()).collect();
+    assert_eq!(bodies, (0..12).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_large_message_that_finds_no_inbox_waits_and_can_be_dropped() {
+    let mut host = Host::new();
+    host.define("small", "[\"{iapeer}\", echo-agent]");
+    let path = host.root().join("runtimes/small.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let small = text.replace("max_bytes: 4194304", "max_bytes: 65536");
+    assert_ne!(small, text, "the definition of echo has changed its form");
+    std::fs::write(&path, small).unwrap();
+    host.run(&["create", "a", "--runtime", "small"]).ok();
+    host.start();
+    host.deliver("a", "first");
+    let inbox = host.root().join("peers/a/.iapeer/inbox");
+    let _ = std::fs::remove_dir_all(&inbox);
+    std::fs::write(&inbox, "no folder").unwrap();
+    let ran = host.run_with_input(&["send", "a", "--message-file", "-", "--json"], "x".repeat(1024 * 1024).as_bytes()).ok();
+    let large = id(&ran.json());
+    host.until("it is held", || host.message(&large)["state"] == "held");
+    let log = host.delivery_log();
+    assert_eq!(log.lines().filter(|l| l.contains(&large) && l.contains("/.iapeer/inbox/")).count(), 1, "once: {log}");
+    host.run(&["queue", "a", "drop", &large]).ok();
+    host.deliver("a", "mail goes on");
+    assert_eq!(host.turns("a").len(), 2);
+}
+
+#[test]
 fn the_default_limits_pace_a_pair_refuse_a_flood_and_bound_a_queue() {
     let host = Host::with_peers(&["a", "b", "c"]);
     host.run(&["stop", "c"]).ok();

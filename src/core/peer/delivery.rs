@@ -318,6 +318,17 @@ impl Peer {
                 flight.stage = Stage::Waiting;
                 self.look_at(now + RETRY_MS);
             }
+            ActResult::NotTried(why) => {
+                // It can be withdrawn and expire like any message that waits.
+                flight.tries = 0;
+                flight.doubt = false;
+                flight.stage = Stage::Waiting;
+                self.look_at(now + HOLD_RECHECK_MS);
+                if self.hold != Some(Hold::UnknownScreen) {
+                    self.set_hold(Some(Hold::UnknownScreen), fx);
+                    fx.push(Effect::Report { inc, id: id.clone(), state: State::Held, reason: Some(why), evidence: None, attempt });
+                }
+            }
         }
     }
 

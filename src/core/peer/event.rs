@@ -245,6 +245,8 @@ pub enum ActResult {
     Refused(Box<Look>),
     /// The call itself failed or timed out: the act may or may not have happened.
     Failed(String),
+    /// It could not even be tried.
+    NotTried(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
