@@ -242,7 +242,7 @@ async fn messages(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Calle
 
 async fn queue(State(app): State<App>, ConnectInfo(caller): ConnectInfo<Caller>, Path(peer): Path<String>) -> Answer<Vec<MessageView>> {
     app.operator(&caller, "look into the queue of a peer")?;
-    let handle = router::resolve(&app.host, &peer)?;
+    let handle = router::resolve_kept(&app.host, &peer)?;
     Ok(Json(mail::queue(&app.host, &handle)))
 }
 

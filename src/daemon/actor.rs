@@ -211,6 +211,8 @@ impl Actor {
         self.message = None;
         self.peer = policy::fresh_peer(&self.host, &self.identity);
         self.peer.promised = self.door.close();
+        // What is a peer no more is not launched for the mail that it has left.
+        self.peer.retired = Some(self.host.clock.boot_ms()).filter(|_| !self.host.belongs(&self.identity));
         let found = loop {
             let found = restore::restore(&self.host, &self.identity).await;
             let Some(failure) = &found.failure else { break found };

@@ -51,6 +51,7 @@ use crate::store::config_file;
 use crate::store::disk::OsDisk;
 use crate::store::journal::JournalDisk;
 use crate::store::layout::Root;
+use crate::store::mailbox::keys_in;
 use crate::sys::clock::{self, HostClock};
 use crate::sys::notify::Notify;
 use crate::sys::process;
@@ -280,10 +281,11 @@ async fn adopt_all(host: &Arc<Host>) {
         let (_, runtimes) = host.runtimes_of(personality, place);
         identities.extend(runtimes.into_iter().map(|r| Identity::new(r, personality.clone())));
     }
-    // A session whose peer left the registry is still somebody's running agent.
+    // A session whose peer left the registry is still somebody's running agent, and mail that waits is somebody's.
     for entry in std::fs::read_dir(host.root.all_peer_states()).into_iter().flatten().flatten() {
         let identity = entry.file_name().to_str().and_then(|n| n.parse::<Identity>().ok());
-        if let Some(identity) = identity.filter(|_| entry.path().join("session.json").exists()) {
+        let waits = |folder: &str| !keys_in(&*host.disk, &entry.path().join("queue").join(folder)).is_empty();
+        if let Some(identity) = identity.filter(|_| entry.path().join("session.json").exists() || waits("new") || waits("cur")) {
             identities.push(identity);
         }
     }

@@ -39,6 +39,12 @@ pub fn resolve(host: &Arc<Host>, address: &str) -> Result<PeerHandle, Fault> {
     }
 }
 
+/// The same, and what is a peer no more but has mail.
+pub fn resolve_kept(host: &Arc<Host>, address: &str) -> Result<PeerHandle, Fault> {
+    let kept = address.parse::<Identity>().ok().and_then(|identity| host.existing(&identity));
+    kept.map_or_else(|| resolve(host, address), Ok)
+}
+
 /// Whether the profiles of the two let one write to the other. The operator and the system always may.
 pub fn allowed(host: &Host, from: &Party, to: &Identity) -> Result<(), Fault> {
     let Party::Peer(sender) = from else { return Ok(()) };

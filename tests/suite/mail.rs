@@ -227,6 +227,31 @@ fn more_than_a_peer_may_send_at_once_waits_in_the_spool_and_comes_in_order() {
 }
 
 #[test]
+fn mail_of_a_runtime_that_left_the_profile_is_still_there_after_a_restart() {
+    let mut host = Host::new();
+    host.define("other", "[\"{iapeer}\", echo-agent]");
+    host.run(&["create", "a", "--runtime", "echo"]).ok();
+    let profile = host.root().join("peers/a/.iapeer/peer.yaml");
+    let text = std::fs::read_to_string(&profile).unwrap();
+    let both = text.replace("- echo\n", "- echo\n- other\n");
+    assert_ne!(both, text, "{text}");
+    std::fs::write(&profile, &both).unwrap();
+    host.start();
+    host.run(&["stop", "other-a"]).ok();
+    let sent = id(&host.run(&["send", "other-a", "kept", "--queue", "--json"]).ok().json());
+    host.stop_daemon();
+    std::fs::write(&profile, &text).unwrap();
+    host.start();
+    assert_eq!(host.run(&["send", "other-a", "no", "--json"]).json()["error"]["code"], "peer_unknown");
+    let waits = host.run(&["queue", "other-a", "--json"]).ok().json();
+    assert_eq!(waits[0]["id"], sent.as_str(), "{waits}");
+    assert_eq!(host.message(&sent)["state"], "held", "{}", host.message(&sent));
+    std::fs::write(&profile, &both).unwrap();
+    host.run(&["start", "other-a"]).ok();
+    host.until("it has come", || host.message(&sent)["state"] == "submitted");
+}
+
+#[test]
 fn a_large_message_that_finds_no_inbox_waits_and_can_be_dropped() {
     let mut host = Host::new();
     host.define("small", "[\"{iapeer}\", echo-agent]");
