@@ -89,7 +89,8 @@ async fn take(host: &Arc<Host>, from: Party, by: Option<Incarnation>, request: S
     for (place, target) in targets.iter().enumerate() {
         let id = if alone { base.clone() } else { copy_id(&base, &target.party) };
         let id = match (&request.idempotency_key, &payload) {
-            (Some(key), Some(payload)) => tie_key(host, &from, &target.party, key, payload, id).await?,
+            // A new one is tied only when nothing else refuses the message.
+            (Some(key), Some(payload)) if is_tied(host, &from, &target.party, key) => tie_key(host, &from, &target.party, key, payload, id).await?,
             _ => id,
         };
         let known = repeated(host, &id, &from, &target.party, &request)?;
@@ -111,6 +112,11 @@ async fn take(host: &Arc<Host>, from: Party, by: Option<Incarnation>, request: S
     })?;
     let parties: Vec<Party> = fresh.iter().map(|(place, _)| targets[*place].party.clone()).collect();
     let attachments = attach(host, &from, &parties, &request).await?;
+    if let (Some(key), Some(payload)) = (&request.idempotency_key, &payload) {
+        for (place, id) in &mut fresh {
+            *id = tie_key(host, &from, &targets[*place].party, key, payload, id.clone()).await?;
+        }
+    }
     let body = request.text.clone().into_bytes();
     let mut messages = Vec::new();
     for ((place, id), attachments) in fresh.iter().zip(attachments) {
@@ -246,6 +252,10 @@ fn payload(request: &SendRequest) -> String {
 }
 
 /// The id that a sender's key stands for.
+fn is_tied(host: &Host, from: &Party, to: &Party, key: &str) -> bool {
+    shelf::is_tied(&*host.disk, &host.root.party_state(to).join("queue"), from, key)
+}
+
 async fn tie_key(host: &Arc<Host>, from: &Party, to: &Party, key: &str, payload: &str, id: MessageId) -> Result<MessageId, Fault> {
     let (queue, from, key, payload) = (host.root.party_state(to).join("queue"), from.clone(), key.to_string(), payload.to_string());
     let (sender, named) = (from.clone(), key.clone());

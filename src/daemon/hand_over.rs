@@ -33,7 +33,7 @@ pub async fn hand_over(host: &Arc<Host>, message: Message, handle: Option<&PeerH
     let asked = |question: &Message| question.to == message.from && question.from == message.to;
     if let Some(question) = message.in_reply_to.as_ref().filter(|id| mail::load(host, id).as_ref().is_some_and(asked)) {
         let text = String::from_utf8_lossy(&message.body).into_owned();
-        host.ledger.answered(question, Answer { id: Some(message.id.clone()), by: AnsweredBy::Message, text }, &message.sent);
+        mail::answered(host, question, Answer { id: Some(message.id.clone()), by: AnsweredBy::Message, text }, &message.sent);
         host.delivery(
             Line::new("delivery")
                 .with("msg", question)

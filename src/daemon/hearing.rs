@@ -2,6 +2,7 @@
 
 use super::actor::Actor;
 use super::logs::Line;
+use super::mail;
 use crate::api::shapes::{Answer, AnsweredBy};
 use crate::core::message::State;
 use crate::core::names::Incarnation;
@@ -33,7 +34,7 @@ impl Actor {
             return;
         }
         let at = self.host.now_text();
-        self.host.ledger.answered(&id, Answer { id: None, by: AnsweredBy::TurnEnd, text }, &at);
+        mail::answered(&self.host, &id, Answer { id: None, by: AnsweredBy::TurnEnd, text }, &at);
         self.host.delivery(
             Line::new("delivery").with("msg", &id).with("to", &self.identity).with("inc", inc).with("state", State::Answered.word()).with("by", "turn-end"),
         );

@@ -192,6 +192,11 @@ impl Ledger {
         });
     }
 
+    /// A message of an earlier daemon, of which something becomes now.
+    pub fn know(&self, view: MessageView) {
+        self.lock().views.entry(view.id.clone()).or_insert(view);
+    }
+
     pub fn answered(&self, question: &MessageId, answer: Answer, at: &str) {
         self.change(question, |view| {
             view.state = State::Answered;

@@ -6,7 +6,7 @@ use super::host::Host;
 use super::ledger::view_of;
 use super::logs::Line;
 use super::router;
-use crate::api::shapes::{HistoryView, Mail, MessageView, QueueAct};
+use crate::api::shapes::{Answer, HistoryView, Mail, MessageView, QueueAct};
 use crate::core::fault::{Code, Fault};
 use crate::core::message::{Ending, Evidence, Hold, Key, Message, MessageId, State};
 use crate::core::names::{OPERATOR, Party};
@@ -73,8 +73,11 @@ pub fn message(host: &Arc<Host>, id: &MessageId) -> Result<MessageView, Fault> {
             let queue = host.root.party_state(&party).join("queue");
             let message = read_record(&*host.disk, &queue, &key, ALL_FOLDERS).map_err(|_| unknown(id))?;
             let mut view = view_of(&message);
-            if let Some(ending) = read_ending(&*host.disk, &queue, &key) {
-                apply(&mut view, ending);
+            match read_ending(&*host.disk, &queue, &key) {
+                Some(ending) => apply(&mut view, ending),
+                // A power cut may have taken the note of a delivery, and the journal knew that it had ended.
+                None if queue.join("done").join(key.file_name()).exists() => view.state = State::Submitted,
+                None => {}
             }
             view
         }
@@ -83,6 +86,16 @@ pub fn message(host: &Arc<Host>, id: &MessageId) -> Result<MessageView, Fault> {
         complete(host, &mut view, &handle);
     }
     Ok(view)
+}
+
+/// A question has its answer, also one that an earlier daemon delivered.
+pub fn answered(host: &Arc<Host>, question: &MessageId, answer: Answer, at: &str) {
+    if host.ledger.view(question).is_none()
+        && let Ok(view) = message(host, question)
+    {
+        host.ledger.know(view);
+    }
+    host.ledger.answered(question, answer, at);
 }
 
 pub fn apply(view: &mut MessageView, ending: Ending) {

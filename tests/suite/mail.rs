@@ -201,10 +201,10 @@ fn a_send_to_several_without_a_daemon_has_the_ids_that_they_get() {
     let ids: Vec<String> = sent.as_array().unwrap().iter().map(id).collect();
     assert_eq!(ids.len(), 3, "{sent}");
     host.start();
+    host.until("all have it", || ["a", "b", "c"].iter().all(|n| host.turns(n).len() == 1));
     host.until("each has its own", || states(&host, &ids).iter().all(|s| s == "submitted"));
     let to: Vec<Value> = ids.iter().map(|i| host.message(i)["to"].clone()).collect();
     assert_eq!(to, ["echo-a", "echo-b", "echo-c"]);
-    assert!(["a", "b", "c"].iter().all(|n| host.turns(n).len() == 1));
 }
 
 #[test]
@@ -224,6 +224,30 @@ fn more_than_a_peer_may_send_at_once_waits_in_the_spool_and_comes_in_order() {
     host.until("all have come", || host.turns("a").len() == 13);
     let bodies: Vec<String> = host.turns("a").iter().skip(1).map(|t| body_of(t).to_string()).collect();
     assert_eq!(bodies, (0..12).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_refused_message_does_not_use_up_its_key() {
+    let host = Host::with_peers(&["a"]);
+    host.run(&["stop", "a"]).ok();
+    let send = |text: &str, more: &[&str]| host.run(&[&["send", "a", text, "--key", "k", "--json"], more].concat()).json();
+    assert_eq!(send("first", &[])["error"]["code"], "peer_stopped");
+    let kept = send("corrected", &["--queue"]);
+    assert!(kept["id"].is_string(), "{kept}");
+    assert_eq!(send("corrected", &["--queue"])["id"], kept["id"]);
+    assert_eq!(send("corrected", &[])["id"], kept["id"], "what is kept is the same again, whatever a new one would meet");
+    assert_eq!(send("another", &["--queue"])["error"]["code"], "key_conflict");
+}
+
+#[test]
+fn an_answer_counts_when_another_daemon_delivered_the_question() {
+    let mut host = Host::with_peers(&["a", "b"]);
+    host.deliver("b", "say: up");
+    let asked = id(&host.run(&["send", "b", "work: 3s\nreply: the answer", "--from", "a", "--wait", "submitted", "--json"]).ok().json());
+    host.kill_daemon();
+    host.start();
+    host.until("it is answered", || host.message(&asked)["state"] == "answered");
+    assert_eq!(host.message(&asked)["answer"]["text"], "the answer");
 }
 
 #[test]
