@@ -165,7 +165,7 @@ pub fn lineage(pid: i32) -> io::Result<Vec<ProcessRef>> {
     Err(io::Error::other("its parents end faster than they can be looked at"))
 }
 
-/// Up to the process that has no parent; `None` when one ended on the way.
+/// Up to the process that has no parent, or to the first that cannot be seen; `None` when one ended on the way.
 fn walk(pid: i32) -> io::Result<Option<Vec<ProcessRef>>> {
     let mut chain = Vec::new();
     let mut next = pid;
@@ -179,7 +179,13 @@ fn walk(pid: i32) -> io::Result<Option<Vec<ProcessRef>>> {
         }
         next = s.parent;
     }
-    Ok(chain.is_empty().then_some(chain))
+    // A `/proc` that hides the processes of other users (hidepid) shows no more than this.
+    Ok((chain.is_empty() || is_anothers(next)).then_some(chain))
+}
+
+/// Whether a process is there and belongs to another user.
+fn is_anothers(pid: i32) -> bool {
+    kill(Pid::from_raw(pid), None) == Err(nix::Error::EPERM)
 }
 
 /// The pid by which `/proc` knows this process.

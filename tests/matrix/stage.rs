@@ -321,7 +321,7 @@ impl<'a> Stage<'a> {
             (State::KilledAtPaste, Kind::Fake) => drop(self.agent("die paste")),
             (State::KilledAtEnter, _) => drop(self.agent("die enter")),
             (State::KilledAtPaste | State::NotReading, kind) => {
-                if kind == Kind::Real {
+                if kind == Kind::Real || self.runtime.name == "lag" {
                     self.calm()?;
                 }
                 self.signal(Signal::SIGSTOP)?;
