@@ -231,6 +231,8 @@ impl<'a> Stage<'a> {
     fn agent(&self, order: &str) -> Value {
         let answer = || {
             let mut stream = UnixStream::connect(self.folder.join(".fake/sock")).ok()?;
+            // One that is stopped says nothing.
+            stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
             writeln!(stream, "{order}").ok()?;
             let mut line = String::new();
             BufReader::new(stream).read_line(&mut line).ok()?;
