@@ -187,6 +187,8 @@ export async function lifecycle(t) {
     await until('it is held for the limit', () => presence(name).reason === 'limit', name)
     expect('the operator is told', run('inbox', '--json').out.includes(`its usage limit is reached until ${day} `), true)
     expect('at the model', atModel(held.id), null)
+    // What is typed in the moment in which its question opens would be lost in it.
+    if (runtime === 'claude') await until('it asks', () => /What do you want to do\?/.test(screen(name)), name)
     ok(run('start', name))
     await until('it goes', () => atModel(held.id) !== null, name)
     await idle(name)

@@ -441,6 +441,13 @@ impl Peer {
                     flight.stage = Stage::Inquiring { after: AfterInquiry::PasteLost };
                     return;
                 }
+                // One of the program's own that is ours to answer stands over it: then the composer is seen again.
+                if self.answer_running(look, now, fx) {
+                    if let Some(flight) = self.flight.as_mut() {
+                        flight.stage = Stage::Pasted { at, next: now + QUIET_MS };
+                    }
+                    return;
+                }
                 let hold = obstacle(look).unwrap_or(Hold::UnknownScreen);
                 let hold = self.dialog_hold(look, hold);
                 self.report_held(hold, fx);
