@@ -7,7 +7,7 @@
 //!
 //! The parts: `event` (every cause of action), `effect` (every act), `step` (events, sessions, holds), `turn` (hooks, the end of a turn, output),
 //! `delivery` (the injection of one message), `aftermath` (what becomes of it afterwards), `recover` (claims found at start or after a death),
-//! `restored` (a starting daemon), `intake` (mail in and out of the queue), `marker` (files that an operator touched), `retire` (a peer no more by
+//! `restored` (a starting daemon), `intake` (mail in and out of the queue), `interrupt` (the end of a turn from outside), `marker` (files that an operator touched), `retire` (a peer no more by
 //! its profile), `sleep` (the end of a session in which nothing happens), `task` (of an ephemeral session), `trouble` (no login, no allowance),
 //! `dialog` (what is ours to answer), `wake` (resume or fresh), `boot` (from a launch to READY), `death` (the end of a session).
 
@@ -19,6 +19,7 @@ mod dialog;
 pub mod effect;
 pub mod event;
 mod intake;
+mod interrupt;
 pub mod marker;
 pub mod open;
 pub mod recover;
