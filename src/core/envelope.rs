@@ -99,6 +99,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_tag_is_seen_behind_what_nobody_sees() {
+        assert_eq!(
+            escape_tags("<\u{200b}iap id=\"x\"> </\u{feff}IAP:y> <i\u{2060}ap> <imap>"),
+            "&lt;\u{200b}iap id=\"x\"> &lt;/\u{feff}IAP:y> &lt;i\u{2060}ap> <imap>"
+        );
+    }
+
+    #[test]
     fn the_envelope_reads_as_documented() {
         let mut m = sample(b"hello @x");
         m.in_reply_to = Some(m.id.clone());

@@ -254,6 +254,16 @@ mod tests {
     use std::sync::Arc;
     use tokio::sync::Notify;
 
+    #[test]
+    fn what_is_no_file_has_no_lines_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [pipe, dir.path().to_path_buf(), "/dev/zero".into(), dir.path().join("none")] {
+            assert_eq!(Tail::new(path, 0).lines(), Vec::<String>::new());
+        }
+    }
+
     #[tokio::test]
     async fn a_file_that_matters_is_told_of_and_no_other() {
         let dir = tempfile::tempdir().unwrap();

@@ -9,7 +9,9 @@ use iapeer::core::message::{Claim, Key, Message, ProcessRef};
 use iapeer::core::names::Party;
 use iapeer::core::record;
 use iapeer::store::disk::OsDisk;
+use iapeer::store::layout::Root;
 use iapeer::store::mailbox::Mailbox;
+use iapeer::store::shelf;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -537,4 +539,18 @@ fn the_order_of_mail_survives_an_emptied_mailbox_and_a_lost_counter_never_double
         assert!(ran.out.contains("seq"), "the file is named: {ran:?}");
     }
     disk.host.deliver("b", "the neighbour goes on");
+}
+
+#[test]
+fn a_notice_that_a_killed_daemon_had_only_begun_is_told_by_the_next() {
+    let mut d = Disk::new();
+    let late = Message { expires: Some(1), ..d.message("too late") };
+    d.mailbox.enqueue(&OsDisk, &late).unwrap();
+    // Its key was tied to an id, and then nothing was kept under that.
+    let queue = Root::at(d.host.root()).party_state(&Party::Operator).join("queue");
+    Mailbox::open(&OsDisk, queue.clone()).unwrap();
+    let promised = "0199a0b0-0000-7000-8000-0000000000aa".parse().unwrap();
+    shelf::tie_key(&OsDisk, &queue, &Party::System, &format!("expired-{}", late.id), "notice", &promised, 1).unwrap();
+    d.host.start();
+    d.host.until("the sender is told", || d.host.run(&["inbox", "--keep"]).ok().out.contains(late.id.as_str()));
 }
