@@ -129,10 +129,7 @@ fn unknown_ancestors(root: &Root, ancestors: &[ProcessRef]) -> Result<Who, Refus
 /// A keeper whose session is not recorded yet: its own start record, written before the agent runs, says
 /// whose it is, and must name this very process.
 fn starting_keeper(root: &Root, process: &ProcessRef) -> Option<(Identity, Incarnation)> {
-    let launch_file = process::keeps(process.pid)?;
-    let inc: Incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;
-    let state = launch_file.parent()?;
-    let identity: Identity = state.file_name()?.to_str()?.parse().ok()?;
+    let (identity, inc) = root.session_of(&process::keeps(process.pid)?)?;
     let record = StartRecord::read(&root.peer_state(&identity).join("exits"), inc)?;
-    (state == root.peer_state(&identity) && record.keeper == *process).then_some((identity, inc))
+    (record.keeper == *process).then_some((identity, inc))
 }

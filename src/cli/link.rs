@@ -10,7 +10,6 @@ use crate::store::layout::Root;
 use crate::sys::{notify, process, spawn};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -33,17 +32,10 @@ pub fn above(root: &Root) -> Above {
     let foreign = state_file::pid_namespace(root).is_some_and(|daemon| Some(daemon) != process::pid_namespace());
     let Some(chain) = process::lineage(process::own_pid()).ok().filter(|_| !foreign) else { return Above::Unclear };
     let Some(launch_file) = chain.iter().find_map(|p| process::keeps(p.pid)) else { return Above::Nobody };
-    match session_of(root, &launch_file) {
+    match root.session_of(&launch_file) {
         Some((identity, incarnation)) => Above::Session(identity, incarnation),
         None => Above::Unclear,
     }
-}
-
-fn session_of(root: &Root, launch_file: &Path) -> Option<(Identity, Incarnation)> {
-    let incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;
-    let state = launch_file.parent()?;
-    let identity: Identity = state.file_name()?.to_str()?.parse().ok()?;
-    (state == root.peer_state(&identity)).then_some((identity, incarnation))
 }
 
 /// Whether this process runs below a keeper: an agent's child must not become the daemon.

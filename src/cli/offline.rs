@@ -58,6 +58,9 @@ pub fn leave(root: &Root, request: &SendRequest) -> Result<Vec<MessageView>, Fau
     let from = token.as_ref().map_or(Party::Operator, |t| Party::Peer(t.identity.clone()));
     // A record and an id for each, groups taken apart: what is printed here is what each of them gets.
     let names = recipients(request, &settings.groups, &from);
+    if names.is_empty() {
+        return Err(invalid("the message goes to nobody but its sender".into()));
+    }
     let alone = names.len() == 1;
     let (mut views, mut left) = (Vec::new(), Vec::new());
     for name in names {

@@ -1,7 +1,7 @@
 //! Where everything lies under `IAPEER_ROOT` (default `~/.iapeer`).
 
 use super::disk::create_dir;
-use crate::core::names::{Identity, Party};
+use crate::core::names::{Identity, Incarnation, Party};
 use sha2::{Digest, Sha256};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -120,6 +120,13 @@ impl Root {
     }
     pub fn peer_state(&self, identity: &Identity) -> PathBuf {
         self.peers_state().join(identity.to_string())
+    }
+    /// Which session of this root a keeper's launch file belongs to.
+    pub fn session_of(&self, launch_file: &Path) -> Option<(Identity, Incarnation)> {
+        let incarnation = launch_file.file_name()?.to_str()?.strip_prefix("launch-")?.strip_suffix(".json")?.parse().ok()?;
+        let state = launch_file.parent()?;
+        let identity: Identity = state.file_name()?.to_str()?.parse().ok()?;
+        (state == self.peer_state(&identity)).then_some((identity, incarnation))
     }
     pub fn daemon_state(&self) -> PathBuf {
         self.base.join("state/daemon.json")

@@ -195,8 +195,10 @@ fn one_sender_has_a_rate_and_a_share_of_a_queue() {
 
 #[test]
 fn a_send_to_several_without_a_daemon_has_the_ids_that_they_get() {
-    let mut host = Host::with_config("groups: {crew: [b, c]}\n", &["a", "b", "c"]);
+    let mut host = Host::with_config("groups: {crew: [b, c], nobody: []}\n", &["a", "b", "c"]);
     host.kill_daemon();
+    let refused = host.run(&["send", "nobody", "hello", "--json"]);
+    assert_eq!(refused.json()["error"]["code"], "invalid", "{refused:?}");
     let sent = host.run(&["send", "a", "crew", "--message", "for you all", "--json"]).ok().json();
     let ids: Vec<String> = sent.as_array().unwrap().iter().map(id).collect();
     assert_eq!(ids.len(), 3, "{sent}");
